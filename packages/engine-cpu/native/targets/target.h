@@ -1,0 +1,13 @@
+// Every kernel source is compiled once per instruction set, with HEED_ISA (v2, v3 or v4) as its namespace. Kernel sources include
+// no header that defines inline functions with external linkage (<algorithm>, <vector>, ...): the linker would keep one copy,
+// perhaps the one that uses instructions this processor lacks. tools/check-native.ts checks that.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#ifndef HEED_ISA
+#define HEED_ISA v2
+#endif
+#define HEED_INLINE static inline __attribute__((always_inline))
+#define HEED_NOINLINE static __attribute__((noinline))
+#define HEED_UNROLL _Pragma("GCC unroll 16")

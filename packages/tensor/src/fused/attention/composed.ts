@@ -1,0 +1,101 @@
+import { accumulatorOf } from "../../core/dtype.ts";
+import { scope } from "../../core/scope.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import { cast } from "../../ops/cast.ts";
+import { concat, copyInto } from "../../ops/concat.ts";
+import { arange, full } from "../../ops/create.ts";
+import { add, binary, div, exp, log, maskNegInf, maskZero, mul, sub, tanh, unary } from "../../ops/elementwise.ts";
+import { matmul } from "../../ops/matmul.ts";
+import { max, sum } from "../../ops/reduce.ts";
+import { softmax } from "../../ops/softmax.ts";
+import type { AttentionPlan, ScoreRules } from "./plan.ts";
+
+type F = Tensor<"float32">; // float32 or float64: whatever the accumulator dtype is
+type Mask = Tensor<"bool">;
+
+/** q, k, v in the accumulator dtype, one group of query heads per key head: [B, Hkv, G, S, D], [B, Hkv, 1, Sk, D], [B, Hkv, 1, Sk, Dv]. */
+export function grouped(p: Pick<AttentionPlan, "q" | "k" | "v" | "dims">): { q: F; k: F; v: F } {
+  const { Hkv, Hq } = p.dims;
+  const wide = (t: Tensor): F => cast(t, accumulatorOf(p.q.dtype)).permute(0, 2, 1, 3) as F;
+  const q = wide(p.q);
+  return { q: splitHeads(q, Hkv, Hq), k: wide(p.k).unsqueeze(2) as F, v: wide(p.v).unsqueeze(2) as F };
+}
+/** [B, Hq, ...] as [B, Hkv, G, ...]. */
+export function splitHeads<T extends Tensor>(t: T, Hkv: number, Hq: number): T {
+  return t.reshape([t.shape[0]!, Hkv, Hkv === 0 ? 1 : Hq / Hkv, ...t.shape.slice(2)]) as T;
+}
+/** Position of each query: int32 [B or 1, 1, 1, S, 1]. */
+function queryPositions(rules: ScoreRules, S: number, Sk: number, like: Tensor): Tensor<"int32"> {
+  const rows = arange(0, S, 1, { engine: like.engine }).reshape([1, 1, 1, S, 1]) as Tensor<"int32">;
+  const perBatch = (t: Tensor): Tensor<"int32"> => t.reshape([-1, 1, 1, 1, 1]) as Tensor<"int32">;
+  const { queryOffset, kvLengths } = rules;
+  if (typeof queryOffset === "number") return add(rows, queryOffset);
+  if (typeof queryOffset === "object") return add(rows, perBatch(queryOffset.contiguous()));
+  return kvLengths === undefined ? add(rows, Sk - S) : add(rows, sub(perBatch(kvLengths.contiguous()), S));
+}
+/** Scores before the softmax at each stage, and which keys take part: all [B, Hkv, G, S, Sk]. */
+export interface Scores {
+  readonly raw: F; // scale * q.k
+  readonly softcapped: F;
+  readonly masked: F; // with biases; -Infinity where excluded
+  readonly allowed: Mask;
+}
+/** The scores of numerics "scaled dot-product attention", step by step. */
+export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
+  const [, Hkv, , S, Sk] = [...q.shape.slice(0, 4), k.shape[3]!] as [number, number, number, number, number];
+  const raw = mul(matmul(q, k.transpose()), rules.scale);
+  const softcapped = rules.softcap > 0 ? mul(tanh(div(raw, rules.softcap)), rules.softcap) : raw;
+  let masked = softcapped;
+  const p = queryPositions(rules, S, Sk, q);
+  const j = arange(0, Sk, 1, { engine: q.engine });
+  if (rules.alibiSlopes !== undefined) {
+    const distance = cast(unary("abs", sub(p, j)), q.dtype);
+    masked = sub(masked, mul(distance, rules.alibiSlopes.reshape([1, Hkv, Hq / Hkv, 1, 1]) as F));
+  }
+  const exclude = (visible: Tensor): void => void (masked = maskNegInf(masked, visible as Mask));
+  if (rules.mask !== undefined) {
+    const mask = splitHeads(rules.mask, Hkv, Hq);
+    if (mask.dtype === "bool") exclude(mask);
+    else {
+      const bias = cast(mask, q.dtype);
+      masked = add(masked, bias);
+      exclude(unary("not", binary("equal", bias, -Infinity))); // a NaN score plus -Infinity would stay NaN
+    }
+  }
+  if (rules.windowRight >= 0) exclude(binary("lessEqual", j, add(p, rules.windowRight)));
+  if (rules.windowLeft >= 0) exclude(binary("lessEqual", sub(p, rules.windowLeft), j));
+  if (rules.kvLengths !== undefined) exclude(binary("less", j, rules.kvLengths.contiguous().reshape([-1, 1, 1, 1, 1])));
+  return { raw, softcapped, masked, allowed: unary("not", binary("equal", masked, -Infinity)) as Mask };
+}
+/** x with everything that is not finite set to 0: what a product with zero weights may touch. */
+export function finiteOnly(x: F): F {
+  return maskZero(x, unary("isFinite", x) as Mask);
+}
+/** What {@link attentionComposed} has on the way, for callers that want scores. */
+export type ScoreStage = "raw" | "softcapped" | "masked" | "probabilities";
+
+/** softmax(scores) V from core operations: the meaning that every attention kernel must match. Returns the stage asked for. */
+export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softmaxDType?: "float16" | "float32" | "float64"): F | undefined {
+  return scope(() => {
+    const { dims, rules } = plan;
+    const { B, Hq, Hkv, S, Sk } = dims;
+    const { q, k, v } = grouped(plan);
+    const s = scores(q, k, rules, Hq);
+    const sinkColumn = rules.sinks?.reshape([1, Hkv, Hq / Hkv, 1, 1]).broadcastTo([B, Hkv, Hq / Hkv, S, 1]) as F | undefined;
+    const logits = sinkColumn === undefined ? s.masked : concat([s.masked, sinkColumn], -1);
+    const weights = cast(softmax(cast(logits, softmaxDType ?? logits.dtype)), q.dtype).slice(-1, 0, Sk) as F;
+    // 0 * NaN is NaN: unseen values must not reach the product, and seen ones that are not finite make the row NaN.
+    const product = matmul(weights, finiteOnly(v));
+    const bad = cast(unary("not", unary("isFinite", v)), q.dtype) as F;
+    const clean = binary("equal", matmul(cast(s.allowed, q.dtype) as F, bad), 0) as Mask;
+    const out = add(product, sub(full([], NaN, { dtype: q.dtype, engine: q.engine }), maskZero(full(product.shape, NaN, { dtype: q.dtype, engine: q.engine }), clean)));
+    void out;
+    copyInto(product.reshape([B, Hq, S, dims.Dv]).permute(0, 2, 1, 3), plan.out);
+    if (plan.lse !== undefined) {
+      const top = finiteOnly(max(logits, { axes: [-1], keepDims: true }));
+      const lse = add(log(sum(exp(sub(logits, top)), { axes: [-1], keepDims: true })), top);
+      copyInto(lse.reshape([B, Hq, S]), plan.lse);
+    }
+    return stage === undefined ? undefined : ((stage === "probabilities" ? weights : s[stage]).contiguous().reshape([B, Hq, S, Sk]) as F);
+  });
+}

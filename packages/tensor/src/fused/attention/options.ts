@@ -1,0 +1,39 @@
+import type { FusedMode } from "../../engine/fused.ts";
+import type { Tensor } from "../../core/tensor.ts";
+
+/** Which keys a query sees besides causality, counted from its own position p: p - left .. p + right. An absent side is open. */
+export interface Window {
+  readonly left?: number | undefined;
+  readonly right?: number | undefined;
+}
+/** How a score q.k becomes what the softmax sees. Query i of a sequence stands at position p = offset + i. */
+export interface ScoreOptions {
+  /** Factor of q.k. Default 1 / sqrt(D). */
+  readonly scale?: number | undefined;
+  /** Query at p sees keys j <= p. Default false. */
+  readonly isCausal?: boolean | undefined;
+  /** Sliding window. A Hugging Face `sliding_window` W counts the query itself: left = W - 1. */
+  readonly window?: Window | undefined;
+  /** s = softcap * tanh(s / softcap), before masks and biases (Gemma 2). Default none. */
+  readonly softcap?: number | undefined;
+  /** Slopes of ALiBi (Press, Smith, Lewis 2021, arXiv:2108.12409): [Hq], adds -slope * |p - j|. */
+  readonly alibiSlopes?: Tensor | undefined;
+  /** A logit per query head [Hq] that joins the softmax's denominator (Xiao et al. 2023, arXiv:2309.17453; gpt-oss). */
+  readonly sinks?: Tensor | undefined;
+}
+/** Options of {@link attention}. Letters: B batch, S query length, Sk key length, Hq / Hkv heads, D / Dv head sizes. */
+export interface AttentionOptions extends ScoreOptions {
+  /** Order of the axes of q, k, v and the output: [B, S, H, D] (default) or [B, H, S, D]. */
+  readonly layout?: "bshd" | "bhsd" | undefined;
+  /** Broadcasts to [B, Hq, S, Sk]. bool: true may attend. Float: added to the score; -Infinity excludes the key. */
+  readonly attnMask?: Tensor | undefined;
+  /** int32 [B]: keys in use of each sequence; later ones are not read. Default Sk. */
+  readonly kvLengths?: Tensor<"int32"> | undefined;
+  /**
+   * Position of query 0. "end" (default): kvLength - S, so that the last query stands at the last key. 0 aligns a causal mask top
+   * left, as PyTorch's is_causal does. A number, or int32 [B].
+   */
+  readonly queryOffset?: "end" | number | Tensor<"int32"> | undefined;
+  /** See {@link FusedMode}. */
+  readonly fused?: FusedMode | undefined;
+}

@@ -1,0 +1,38 @@
+import { DTYPES, isFloat, type DType } from "../core/dtype.ts";
+import { DeviceError, DTypeError } from "../core/errors.ts";
+import { show, type Tensor } from "../core/tensor.ts";
+import type { Engine } from "../engine/engine.ts";
+
+/** Throws unless every operand is alive and lives on one engine; returns that engine. Undefined operands are passed over. */
+export function oneEngine(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): Engine {
+  first.check();
+  for (const t of rest) {
+    if (t === undefined) continue;
+    t.check();
+    if (t.engine !== first.engine) {
+      throw new DeviceError(
+        `[${what}] operands live on different engines: ${show(first)} on "${first.engine.name}", ${show(t)} on "${t.engine.name}"; move one with toEngine()`,
+        { engines: [first.engine.name, t.engine.name] },
+      );
+    }
+  }
+  return first.engine;
+}
+/** Throws DTypeError unless all tensors have the first one's dtype. */
+export function sameDType(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): void {
+  for (const t of rest) {
+    if (t !== undefined && t.dtype !== first.dtype) {
+      throw new DTypeError(`[${what}] operands must have one dtype; got ${show(first)} and ${show(t)}; convert with cast()`, {
+        dtypes: [first.dtype, t.dtype],
+      });
+    }
+  }
+}
+/** Throws DTypeError unless the dtype is a float. */
+export function floatOnly(what: string, t: Tensor): void {
+  if (!isFloat(t.dtype)) {
+    throw new DTypeError(`[${what}] needs a float dtype (${Object.keys(DTYPES).filter((d) => isFloat(d as DType)).join(", ")}); got ${show(t)}`, {
+      dtype: t.dtype,
+    });
+  }
+}

@@ -46,6 +46,7 @@ typedef struct { uint32_t size; int32_t op; heed_tensor x, out; } heed_reduce;  
 typedef struct { uint32_t size, reserved; heed_tensor x, out; } heed_copy;  // same shape; any dtype to any dtype, round to nearest even
 
 // out[..., M, N] = alpha * a[..., M, K] @ b[..., K, N] + beta * out + bias[N]. Transposes are strides. beta == 0 never reads out.
+// One dtype throughout, except that b may be float16 or bfloat16 beside float32 a, out and bias.
 typedef struct { uint32_t size, reserved; double alpha, beta; heed_tensor a, b, out, bias; } heed_matmul;
 
 typedef struct { uint32_t size, reserved; heed_tensor x, out; } heed_softmax;  // over the last axis; a row of -inf gives zeros
@@ -67,13 +68,13 @@ typedef struct {
   uint32_t size;
   int32_t unit_offset;                   // 1: multiply by (1 + weight)
   double eps;
-  heed_tensor x, weight, out;            // [A, B, C, n] (leading axes may be 1), [n], as x
+  heed_tensor x, weight, out;            // [A, B, C, n] (leading axes may be 1); [n], float32 (float64 for float64 x), or absent; as x
 } heed_rms_norm;
 typedef struct {
   uint32_t size;
   int32_t unit_offset;
   double eps;
-  heed_tensor x, weight, d_out, d_x, d_weight;  // d_x, d_weight are written with `=`
+  heed_tensor x, weight, d_out, d_x, d_weight;  // d_x, d_weight are written with `=`; weight, d_weight as weight above, absent together
 } heed_rms_norm_backward;
 
 typedef enum { HEED_OFFSET_END = 0, HEED_OFFSET_CONSTANT = 1, HEED_OFFSET_TENSOR = 2 } heed_offset_mode;
@@ -94,7 +95,7 @@ typedef struct {
   uint32_t size, reserved;
   heed_scores scores;
   heed_tensor q, k, v, out;              // [B, S, Hq, D], [B, Sk, Hkv, D], [B, Sk, Hkv, Dv], [B, S, Hq, Dv]: any strides
-  heed_tensor lse;                       // [B, Hq, S], float32 (float64 for float64); or absent
+  heed_tensor lse;                       // [B, Hq, S], float32 (float64 for float64); or absent. No visible key: the sink, or -inf
 } heed_attention;
 
 typedef struct {

@@ -1,4 +1,4 @@
-import { accumulatorOf } from "../../core/dtype.ts";
+import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { scope } from "../../core/scope.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { cast } from "../../ops/cast.ts";
@@ -24,14 +24,17 @@ export function grouped(p: Pick<AttentionPlan, "q" | "k" | "v" | "dims">): { q: 
 export function splitHeads<T extends Tensor>(t: T, Hkv: number, Hq: number): T {
   return t.reshape([t.shape[0]!, Hkv, Hkv === 0 ? 1 : Hq / Hkv, ...t.shape.slice(2)]) as T;
 }
-/** Position of each query: int32 [B or 1, 1, 1, S, 1]. */
-function queryPositions(rules: ScoreRules, S: number, Sk: number, like: Tensor): Tensor<"int32"> {
-  const rows = arange(0, S, 1, { engine: like.engine }).reshape([1, 1, 1, S, 1]) as Tensor<"int32">;
-  const perBatch = (t: Tensor): Tensor<"int32"> => t.reshape([-1, 1, 1, 1, 1]) as Tensor<"int32">;
+/** Position of each query: int64 [B or 1, 1, 1, S, 1], so that no window or offset overflows. */
+function queryPositions(rules: ScoreRules, S: number, Sk: number, like: Tensor): Tensor<"int64"> {
+  const rows = arange(0, S, 1, { dtype: "int64", engine: like.engine }).reshape([1, 1, 1, S, 1]) as Tensor<"int64">;
   const { queryOffset, kvLengths } = rules;
   if (typeof queryOffset === "number") return add(rows, queryOffset);
-  if (typeof queryOffset === "object") return add(rows, perBatch(queryOffset.contiguous()));
-  return kvLengths === undefined ? add(rows, Sk - S) : add(rows, sub(perBatch(kvLengths.contiguous()), S));
+  if (typeof queryOffset === "object") return add(rows, perBatch(queryOffset));
+  return kvLengths === undefined ? add(rows, Sk - S) : add(rows, sub(perBatch(kvLengths), S));
+}
+/** int32 [B] as int64 [B, 1, 1, 1, 1]. */
+function perBatch(t: Tensor): Tensor<"int64"> {
+  return cast(t, "int64").contiguous().reshape([-1, 1, 1, 1, 1]) as Tensor<"int64">;
 }
 /** Scores before the softmax at each stage, and which keys take part: all [B, Hkv, G, S, Sk]. */
 export interface Scores {
@@ -47,7 +50,7 @@ export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
   const softcapped = rules.softcap > 0 ? mul(tanh(div(raw, rules.softcap)), rules.softcap) : raw;
   let masked = softcapped;
   const p = queryPositions(rules, S, Sk, q);
-  const j = arange(0, Sk, 1, { engine: q.engine });
+  const j = arange(0, Sk, 1, { dtype: "int64", engine: q.engine });
   if (rules.alibiSlopes !== undefined) {
     const distance = cast(unary("abs", sub(p, j)), q.dtype);
     masked = sub(masked, mul(distance, rules.alibiSlopes.reshape([1, Hkv, Hq / Hkv, 1, 1]) as F));
@@ -64,7 +67,7 @@ export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
   }
   if (rules.windowRight >= 0) exclude(binary("lessEqual", j, add(p, rules.windowRight)));
   if (rules.windowLeft >= 0) exclude(binary("lessEqual", sub(p, rules.windowLeft), j));
-  if (rules.kvLengths !== undefined) exclude(binary("less", j, rules.kvLengths.contiguous().reshape([-1, 1, 1, 1, 1])));
+  if (rules.kvLengths !== undefined) exclude(binary("less", j, perBatch(rules.kvLengths)));
   return { raw, softcapped, masked, allowed: unary("not", binary("equal", masked, -Infinity)) as Mask };
 }
 /** x with everything that is not finite set to 0: what a product with zero weights may touch. */
@@ -75,7 +78,7 @@ export function finiteOnly(x: F): F {
 export type ScoreStage = "raw" | "softcapped" | "masked" | "probabilities";
 
 /** softmax(scores) V from core operations: the meaning that every attention kernel must match. Returns the stage asked for. */
-export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softmaxDType?: "float16" | "float32" | "float64"): F | undefined {
+export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softmaxDType?: FloatDType): F | undefined {
   return scope(() => {
     const { dims, rules } = plan;
     const { B, Hq, Hkv, S, Sk } = dims;
@@ -84,13 +87,12 @@ export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softm
     const sinkColumn = rules.sinks?.reshape([1, Hkv, Hq / Hkv, 1, 1]).broadcastTo([B, Hkv, Hq / Hkv, S, 1]) as F | undefined;
     const logits = sinkColumn === undefined ? s.masked : concat([s.masked, sinkColumn], -1);
     const weights = cast(softmax(cast(logits, softmaxDType ?? logits.dtype)), q.dtype).slice(-1, 0, Sk) as F;
-    // 0 * NaN is NaN: unseen values must not reach the product, and seen ones that are not finite make the row NaN.
+    // 0 * NaN is NaN, so values that are not finite stay out of the product; a row that sees one becomes NaN all the same.
     const product = matmul(weights, finiteOnly(v));
-    const bad = cast(unary("not", unary("isFinite", v)), q.dtype) as F;
-    const clean = binary("equal", matmul(cast(s.allowed, q.dtype) as F, bad), 0) as Mask;
-    const out = add(product, sub(full([], NaN, { dtype: q.dtype, engine: q.engine }), maskZero(full(product.shape, NaN, { dtype: q.dtype, engine: q.engine }), clean)));
-    void out;
-    copyInto(product.reshape([B, Hq, S, dims.Dv]).permute(0, 2, 1, 3), plan.out);
+    const sees = matmul(cast(s.allowed, q.dtype), cast(unary("not", unary("isFinite", v)), q.dtype) as F); // how many of them
+    const nan = full([], NaN, { dtype: q.dtype, engine: q.engine });
+    const out = add(product, maskZero(nan, unary("not", binary("lessEqual", sees, 0)) as Mask));
+    copyInto(out.reshape([B, Hq, S, dims.Dv]).permute(0, 2, 1, 3), plan.out);
     if (plan.lse !== undefined) {
       const top = finiteOnly(max(logits, { axes: [-1], keepDims: true }));
       const lse = add(log(sum(exp(sub(logits, top)), { axes: [-1], keepDims: true })), top);

@@ -1,0 +1,136 @@
+// Packing and blocking of matrix products. A task multiplies all rows of a row block by one panel of kTileCols columns: a block
+// of B (kBlockDepth x kTileCols) is packed into L1, the packed rows of A stream past it, sums wait in the accumulator type until
+// the whole depth is done, and are rounded once. Every element adds its terms in ascending k, in blocks of kBlockDepth, whatever
+// the partition: results depend neither on the number of threads nor on the other rows and columns of the product.
+// Blocking: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (2008).
+#pragma once
+#include "../simd/storage.h"
+#include "tile-inl.h"
+
+namespace heed::HEED_ISA {
+/// Depth of a packed block: 64 KiB of B for the widest tile, so that loading and storing the tile costs under 2 %.
+constexpr int64_t kBlockDepth = 256;
+
+/// A strided matrix: element (i, j) stands at data[i * row + j * col].
+template <class T> struct Matrix {
+  T* data;
+  int64_t row, col;
+  Matrix At(int64_t i, int64_t j) const { return {data + i * row + j * col, row, col}; }
+};
+
+template <class T, int N, int... I> HEED_INLINE Vec<T> InterleaveLow(Vec<T> a, Vec<T> b) {
+  if constexpr (sizeof...(I) == N) return __builtin_shufflevector(a, b, I...);
+  else return InterleaveLow<T, N, I..., (sizeof...(I) / 2 + sizeof...(I) % 2 * N)>(a, b);
+}
+template <class T, int N, int... I> HEED_INLINE Vec<T> InterleaveHigh(Vec<T> a, Vec<T> b) {
+  if constexpr (sizeof...(I) == N) return __builtin_shufflevector(a, b, I...);
+  else return InterleaveHigh<T, N, I..., (N / 2 + sizeof...(I) / 2 + sizeof...(I) % 2 * N)>(a, b);
+}
+/// Transposes Width x Width elements held in registers: log2(Width) rounds, each interleaving row i with row i + Width / 2.
+template <class T> HEED_INLINE void Transpose(Vec<T> (&r)[Width<T>]) {
+  constexpr int w = Width<T>;
+  HEED_UNROLL for (int round = 1; round < w; round *= 2) {
+    Vec<T> t[w];
+    HEED_UNROLL for (int i = 0; i < w / 2; i++) {
+      t[2 * i] = InterleaveLow<T, w>(r[i], r[i + w / 2]);
+      t[2 * i + 1] = InterleaveHigh<T, w>(r[i], r[i + w / 2]);
+    }
+    HEED_UNROLL for (int i = 0; i < w; i++) r[i] = t[i];
+  }
+}
+
+/// out[i * out_row + j] = source(i, j) for i < rows, j < cols in the accumulator type; columns from cols to the next multiple of
+/// the vector width are zeroed (out_row has room for them). Vector loads when either stride is 1.
+template <class S> HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {
+  using T = Acc<S>;
+  constexpr int64_t w = Width<T>;
+  if (source.col == 1) {
+    for (int64_t i = 0; i < rows; i++) {
+      const S* from = source.data + i * source.row;
+      int64_t j = 0;
+      for (; j + w <= cols; j += w) Store<T>(out + i * out_row + j, LoadAs(from + j));
+      if (j < cols) Store<T>(out + i * out_row + j, LoadFirstAs(from + j, cols - j));
+    }
+    return;
+  }
+  const bool columns = source.row == 1;
+  for (int64_t i = 0; i < rows; i += w) {
+    const int64_t high = rows - i < w ? rows - i : w;
+    for (int64_t j = 0; j < cols; j += w) {
+      const Matrix<const S> at = source.At(i, j);
+      const int64_t wide = cols - j < w ? cols - j : w;
+      T* to = out + i * out_row + j;
+      if (columns) {
+        Vec<T> r[w];
+        if (high == w && wide == w) {
+          HEED_UNROLL for (int x = 0; x < w; x++) r[x] = LoadAs(at.data + x * at.col);
+        } else {
+          for (int x = 0; x < w; x++) r[x] = x < wide ? LoadFirstAs(at.data + x * at.col, high) : Vec<T>{};
+        }
+        Transpose<T>(r);
+        if (high == w) {
+          HEED_UNROLL for (int y = 0; y < w; y++) Store<T>(to + y * out_row, r[y]);
+        } else {
+          for (int y = 0; y < high; y++) Store<T>(to + y * out_row, r[y]);
+        }
+      } else {
+        for (int64_t y = 0; y < high; y++)
+          for (int64_t x = 0; x < w; x++)
+            to[y * out_row + x] = x < wide ? T(ToFloat(at.data[y * at.row + x * at.col])) : T(0);
+      }
+    }
+  }
+}
+
+/// What a product does with a finished sum: out = alpha * sum + beta * out + bias. beta 0 never reads out.
+template <class T> struct Finish {
+  T alpha, beta;
+};
+/// Stores rows x cols sums (row stride sums_row); bias holds cols values, or is null.
+template <class S>
+HEED_NOINLINE void StoreSums(const Acc<S>* sums, int64_t sums_row, int64_t rows, int64_t cols, Finish<Acc<S>> f,
+                             const Acc<S>* bias, Matrix<S> out) {
+  using T = Acc<S>;
+  constexpr int64_t w = Width<T>;
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < cols; j += w) {
+      S* to = out.data + i * out.row + j * out.col;
+      const int64_t n = cols - j < w ? cols - j : w;
+      Vec<T> x = Load<T>(sums + i * sums_row + j) * Set1(f.alpha);
+      if (out.col == 1) {
+        if (f.beta != 0) x = Fma(LoadFirstAs(to, n), Set1(f.beta), x);
+        if (bias != nullptr) x += LoadFirst<T>(bias + j, n);
+        StoreFirstAs(to, x, n);
+        continue;
+      }
+      for (int64_t y = 0; y < n; y++) {
+        T value = x[y];
+        if (f.beta != 0) value = T(ToFloat(to[y * out.col])) * f.beta + value;
+        if (bias != nullptr) value += bias[j + y];
+        to[y * out.col] = FromFloat<S>(value);
+      }
+    }
+}
+
+/// sums[r][:] (= or +=) the product of Rows rows of A (row stride a_row) and a packed block of B (row stride kTileCols).
+template <class T, int Rows, int Vecs>
+HEED_NOINLINE void MultiplyTile(const T* a, int64_t a_row, const T* b, T* sums, int64_t depth, bool first) {
+  Tile<T, Rows, Vecs> c;
+  if (first) Clear(c);
+  else
+    HEED_UNROLL for (int i = 0; i < Rows; i++)
+      HEED_UNROLL for (int j = 0; j < Vecs; j++) c.at[i][j] = Load(sums + i * kTileCols<T> + j * Width<T>);
+  MultiplyAdd(c, a, a_row, 1, b, kTileCols<T>, depth);
+  HEED_UNROLL for (int i = 0; i < Rows; i++)
+    HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(sums + i * kTileCols<T> + j * Width<T>, c.at[i][j]);
+}
+template <class T> using TileKernel = void (*)(const T*, int64_t, const T*, T*, int64_t, bool);
+/// The kernel of a tile of `rows` rows (rounded up to 2, 4 or 6) and `vecs` vectors.
+template <class T, int Rows> TileKernel<T> static TileKernelFor(int64_t vecs) {
+  if constexpr (kTileVecs == 4) {
+    if (vecs == 3) return MultiplyTile<T, Rows, 3>;
+    if (vecs == 4) return MultiplyTile<T, Rows, 4>;
+  }
+  return vecs == 1 ? MultiplyTile<T, Rows, 1> : MultiplyTile<T, Rows, 2>;
+}
+}  // namespace heed::HEED_ISA

@@ -1,0 +1,173 @@
+// Matrix products: few rows (up to 8, a decode step) straight from B at the speed of memory, the rest packed and blocked.
+#include "../runtime/kernel_table.h"
+#include "../runtime/parallel.h"
+#include "../runtime/scratch.h"
+#include "../runtime/status.h"
+#include "matmul-inl.h"
+
+namespace heed::HEED_ISA {
+namespace {
+HEED_INLINE int64_t Min64(int64_t a, int64_t b) { return a < b ? a : b; }
+HEED_INLINE int64_t Divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
+HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; }
+
+constexpr int64_t kFewRows = 8;
+/// Rows of a task: their sums (256 bytes a row with AVX-512) stay in half of a 256 KiB L2.
+constexpr int64_t kRowBlock = 480;
+/// Bytes of A packed at a time; more rows go in further passes, which pack B again.
+constexpr int64_t kPackedBytes = int64_t{32} << 20;
+
+/// One product of the batch, all three matrices still in their storage types.
+template <class SA, class SB> struct Product {
+  int64_t m, n, k;
+  Matrix<const SA> a;
+  Matrix<const SB> b;
+  Matrix<SA> out;
+  const Acc<SA>* bias;  // n values, or null
+  Finish<Acc<SA>> finish;
+};
+
+/// Packed rows of A: block k0 starts at k0 * rows; a tile of kTileRows rows at its first row * RoundUp(depth, Width) in there.
+template <class SA, class SB> HEED_NOINLINE void PackRows(const Product<SA, SB>& p, int64_t begin, int64_t rows, int64_t padded, Acc<SA>* packed) {
+  const int64_t tiles = Divide(rows, kTileRows);
+  ParallelFor(tiles, [&](int64_t t, int) {
+    const int64_t r = t * kTileRows, high = Min64(kTileRows, rows - r);
+    for (int64_t k = 0; k < p.k; k += kBlockDepth) {
+      const int64_t depth = Min64(kBlockDepth, p.k - k), stride = RoundUp(depth, Width<Acc<SA>>);
+      Acc<SA>* to = packed + k * padded + r * stride;
+      Pack<SA>(p.a.At(begin + r, k), high, depth, to, stride);
+      if (high & 1) memset(to + high * stride, 0, sizeof(Acc<SA>) * stride);  // tiles have an even number of rows
+    }
+  });
+}
+
+/// out[begin + row .. + rows][column .. + cols] of one panel, from packed rows that start at row `row` of the packed block.
+template <class SA, class SB>
+HEED_NOINLINE void MultiplyPanel(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row, int64_t rows,
+                   int64_t column, Acc<SA>* scratch) {
+  using T = Acc<SA>;
+  const int64_t cols = Min64(kTileCols<T>, p.n - column), vecs = Divide(cols, Width<T>);
+  const TileKernel<T> kernels[3] = {TileKernelFor<T, 2>(vecs), TileKernelFor<T, 4>(vecs), TileKernelFor<T, 6>(vecs)};
+  T* sums = scratch;
+  T* b = scratch + RoundUp(rows, 2) * kTileCols<T>;
+  for (int64_t k = 0; k < p.k; k += kBlockDepth) {
+    const int64_t depth = Min64(kBlockDepth, p.k - k), stride = RoundUp(depth, Width<T>);
+    Pack<SB>(p.b.At(k, column), depth, cols, b, kTileCols<T>);
+    const T* a = packed + k * padded + row * stride;
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int64_t high = Min64(kTileRows, rows - r);
+      kernels[(high - 1) / 2](a + r * stride, stride, b, sums + r * kTileCols<T>, depth, k == 0);
+    }
+  }
+  if (p.k == 0) memset(sums, 0, sizeof(T) * rows * kTileCols<T>);
+  StoreSums<SA>(sums, kTileCols<T>, rows, cols, p.finish, p.bias == nullptr ? nullptr : p.bias + column, p.out.At(begin + row, column));
+}
+
+template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
+  using T = Acc<SA>;
+  const int64_t depth = RoundUp(p.k, Width<T>) + Width<T>;
+  int64_t pass = kPackedBytes / (depth * int64_t{sizeof(T)}) / kRowBlock * kRowBlock;
+  if (pass < kRowBlock) pass = kRowBlock;
+  const int64_t most = Min64(pass, p.m), padded = RoundUp(most, 2);
+  T* packed = static_cast<T*>(SharedScratch(0, sizeof(T) * padded * depth));
+  if (packed == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)most, (long long)p.k);
+  bool failed = false;
+  for (int64_t begin = 0; begin < p.m; begin += pass) {
+    const int64_t rows = Min64(pass, p.m - begin), panels = Divide(p.n, kTileCols<T>);
+    PackRows(p, begin, rows, padded, packed);
+    int64_t block = Min64(kRowBlock, RoundUp(rows, kTileRows));
+    // Few panels: cut rows too, so that every thread has work.
+    while (block > 8 * kTileRows && panels * Divide(rows, block) < 2 * Threads()) block = RoundUp(block / 2, kTileRows);
+    const int64_t blocks = Divide(rows, block);
+    ParallelFor(panels * blocks, [&](int64_t task, int) {
+      const int64_t row = task % blocks * block, high = Min64(block, rows - row);
+      T* scratch = static_cast<T*>(ThreadScratch(sizeof(T) * kTileCols<T> * (RoundUp(high, 2) + kBlockDepth)));
+      if (scratch == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      MultiplyPanel(p, packed, padded, begin, row, high, task / blocks * kTileCols<T>, scratch);
+    });
+  }
+  return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's panel") : HEED_OK;
+}
+
+/// One product, or the whole batch in parallel where single products are small.
+template <class SA, class SB> int Run(const heed_matmul& p) {
+  using T = Acc<SA>;
+  const int rank = p.out.rank;
+  const heed_tensor* operands[3] = {&p.a, &p.b, &p.out};
+  // Batch axes aligned at the right; an axis that an operand lacks or has once is broadcast.
+  int64_t shape[HEED_MAX_RANK], stride[3][HEED_MAX_RANK], batch = 1;
+  int axes = 0;
+  for (int i = 0; i < rank - 2; i++) {
+    if (p.out.shape[i] == 1) continue;
+    shape[axes] = p.out.shape[i];
+    batch *= shape[axes];
+    for (int o = 0; o < 3; o++) {
+      const int at = i - rank + operands[o]->rank;
+      stride[o][axes] = at < 0 || operands[o]->shape[at] == 1 ? 0 : operands[o]->strides[at];
+    }
+    axes++;
+  }
+  Product<SA, SB> one;
+  one.m = p.out.shape[rank - 2];
+  one.n = p.out.shape[rank - 1];
+  one.k = p.a.shape[p.a.rank - 1];
+  if (batch == 0 || one.m == 0 || one.n == 0) return HEED_OK;
+  one.a = {static_cast<const SA*>(p.a.data), p.a.strides[p.a.rank - 2], p.a.strides[p.a.rank - 1]};
+  one.b = {static_cast<const SB*>(p.b.data), p.b.strides[p.b.rank - 2], p.b.strides[p.b.rank - 1]};
+  one.out = {static_cast<SA*>(p.out.data), p.out.strides[rank - 2], p.out.strides[rank - 1]};
+  one.finish = {T(p.alpha), T(p.beta)};
+  one.bias = nullptr;
+  // A batch axis over which B is shared and whose steps continue the rows is more rows: [B, S, K] x [K, N] is one product.
+  while (axes > 0 && stride[1][axes - 1] == 0) {
+    const int last = axes - 1;
+    if (one.m == 1) {
+      one.a.row = stride[0][last];
+      one.out.row = stride[2][last];
+    } else if (stride[0][last] != one.m * one.a.row || stride[2][last] != one.m * one.out.row) {
+      break;
+    }
+    one.m *= shape[last];
+    batch /= shape[last];
+    axes--;
+  }
+  if (p.bias.data != nullptr) {
+    T* bias = static_cast<T*>(SharedScratch(1, sizeof(T) * RoundUp(one.n, Width<T>)));
+    if (bias == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a bias of %lld", (long long)one.n);
+    Pack<SA>({static_cast<const SA*>(p.bias.data), 0, p.bias.strides[p.bias.rank - 1]}, 1, one.n, bias, 0);
+    one.bias = bias;
+  }
+  int status = HEED_OK;
+  const auto item = [&](int64_t index) {
+    Product<SA, SB> each = one;
+    for (int axis = axes - 1; axis >= 0; axis--) {
+      const int64_t i = index % shape[axis];
+      index /= shape[axis];
+      each.a.data += i * stride[0][axis];
+      each.b.data += i * stride[1][axis];
+      each.out.data += i * stride[2][axis];
+    }
+    const int result = MultiplyMany(each);
+    if (result != HEED_OK) __atomic_store_n(&status, result, __ATOMIC_RELAXED);
+  };
+  // Products that cannot feed every thread run side by side; a product inside a task runs on its thread alone.
+  const bool small = double(one.m) * double(one.n) * double(one.k) < 1e6 * Threads();
+  if (batch > 1 && (small || batch >= 4 * Threads())) ParallelFor(batch, [&](int64_t i, int) { item(i); });
+  else
+    for (int64_t i = 0; i < batch; i++) item(i);
+  return status == HEED_OK ? HEED_OK : Fail(status, "[matmul] no memory for packed operands");
+}
+}  // namespace
+
+int matmul(const heed_matmul& p) {
+  const int refusal = p.a.dtype == p.b.dtype ? HEED_UNSUPPORTED : HEED_UNSUPPORTED;
+  const int status = DispatchFloat(p.a.dtype, refusal, [&](auto a) {
+    using SA = typename decltype(a)::type;
+    if (p.a.dtype == p.b.dtype) return Run<SA, SA>(p);
+    if (p.a.dtype == HEED_FLOAT32 && p.b.dtype == HEED_FLOAT16) return Run<float, Float16>(p);
+    if (p.a.dtype == HEED_FLOAT32 && p.b.dtype == HEED_BFLOAT16) return Run<float, BFloat16>(p);
+    return int{HEED_UNSUPPORTED};
+  });
+  if (status != HEED_UNSUPPORTED) return status;
+  return Fail(HEED_UNSUPPORTED, "[matmul] no product of dtypes %d and %d: convert one operand", p.a.dtype, p.b.dtype);
+}
+}  // namespace heed::HEED_ISA

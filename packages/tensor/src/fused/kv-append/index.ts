@@ -1,0 +1,24 @@
+import { scope } from "../../core/scope.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import { dispatch, type FusedMode } from "../../engine/fused.ts";
+import { kvAppendComposed } from "./composed.ts";
+import { planKvAppend } from "./plan.ts";
+
+/**
+ * Writes row t of k [T, Hkv, D] and v [T, Hkv, Dv] to page floor(slots[t] / pageSize), row slots[t] mod pageSize, of kPages
+ * [P, Hkv, pageSize, D] and vPages, converting to the pages' dtype; a slot of -1 is skipped. Slots must be distinct.
+ * Throws ShapeError, DTypeError, ArgumentError, DeviceError, DisposedError; then nothing was written.
+ */
+export function kvAppend(
+  k: Tensor,
+  v: Tensor,
+  kPages: Tensor,
+  vPages: Tensor,
+  slots: Tensor<"int32">,
+  options: { readonly fused?: FusedMode | undefined } = {},
+): void {
+  scope(() => {
+    const plan = planKvAppend(k, v, kPages, vPages, slots);
+    if (k.size + v.size > 0) dispatch(plan.engine, "kvAppend", plan, kvAppendComposed, options.fused);
+  });
+}

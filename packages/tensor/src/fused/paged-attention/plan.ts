@@ -1,0 +1,135 @@
+import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
+import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
+import { allocate, show, type Tensor } from "../../core/tensor.ts";
+import type { Engine } from "../../engine/engine.ts";
+import { floatOnly, oneEngine } from "../../ops/check.ts";
+import type { ScoreOptions } from "../attention/options.ts";
+import { resolveScores, type ScoreRules } from "../attention/plan.ts";
+
+declare const checked: unique symbol;
+/**
+ * Which pages hold which sequences of a ragged batch of N, the form FlashInfer- and vLLM-style kernels take. Query rows
+ * queryIndptr[n] .. queryIndptr[n + 1] - 1 belong to sequence n and stand at its end; its token t lies in page
+ * indices[indptr[n] + floor(t / pageSize)] at row t mod pageSize. All int32.
+ */
+export interface PageTable {
+  readonly queryIndptr: Tensor<"int32">; // [N + 1]
+  readonly indptr: Tensor<"int32">; // [N + 1]
+  readonly indices: Tensor<"int32">; // [pages in use]
+  readonly lengths: Tensor<"int32">; // [N] tokens of each sequence, those of this step included
+  /** Where the step's new rows go: page * pageSize + row for each query row [T]; -1 for a row that is not stored. */
+  readonly slots: Tensor<"int32">;
+  /** Rises whenever the contents change; a table is validated once per epoch. */
+  readonly epoch: number;
+}
+/** Pages of one layer and the table over them: what a cache hands to attention. */
+export interface PagedView {
+  readonly kPages: Tensor; // [P, Hkv, pageSize, D], rows contiguous
+  readonly vPages: Tensor; // [P, Hkv, pageSize, Dv]
+  readonly table: PageTable;
+}
+/** Lengths of a paged problem. */
+export interface PagedDims {
+  readonly N: number;
+  readonly T: number;
+  readonly Hq: number;
+  readonly Hkv: number;
+  readonly D: number;
+  readonly Dv: number;
+  readonly pageSize: number;
+}
+/** A checked problem of attention over pages. Only {@link planPagedAttention} makes one. */
+export interface PagedAttentionPlan {
+  readonly [checked]: true;
+  readonly engine: Engine;
+  readonly dims: PagedDims;
+  readonly rules: ScoreRules; // no mask, lengths or offsets of its own: queryOffset is "end"
+  readonly q: Tensor<FloatDType>; // [T, Hq, D]
+  readonly view: PagedView;
+  readonly out: Tensor<FloatDType>; // [T, Hq, Dv], q's dtype
+  readonly lse: Tensor | undefined; // [T, Hq], accumulator dtype
+}
+
+const validated = new WeakMap<PageTable, string>();
+function bad(why: string, details: Record<string, unknown>): never {
+  throw new ArgumentError(`[pagedAttention] ${why}`, details);
+}
+/** The elements of an int32 vector on the host. */
+function values(t: Tensor<"int32">, name: string, length?: number): Int32Array {
+  if (t.dtype !== "int32" || t.rank !== 1 || (length !== undefined && t.size !== length)) {
+    throw new ShapeError(`[pagedAttention] ${name} must be int32[${length ?? "n"}]; got ${show(t)}`, { [name]: t.shape });
+  }
+  using dense = t.contiguous();
+  return dense.data.slice();
+}
+function rising(indptr: Int32Array, name: string, end: number): void {
+  if (indptr[0] !== 0) bad(`${name} must start at 0; got ${indptr[0]}`, { [name]: indptr[0] });
+  for (let n = 1; n < indptr.length; n++) {
+    if (indptr[n]! < indptr[n - 1]!) bad(`${name} must not fall; got ${indptr[n - 1]}, ${indptr[n]} at ${n}`, { [name]: n });
+  }
+  if (indptr[indptr.length - 1] !== end) bad(`${name} must end at ${end}; got ${indptr[indptr.length - 1]}`, { [name]: end });
+}
+/** Throws unless every page number is in range and every sequence has pages for its tokens and tokens for its queries. */
+function validateTable(table: PageTable, pages: number, pageSize: number, T: number): void {
+  const key = `${table.epoch}/${pages}/${pageSize}/${T}`;
+  if (validated.get(table) === key) return;
+  const lengths = values(table.lengths, "lengths");
+  const N = lengths.length;
+  const queries = values(table.queryIndptr, "queryIndptr", N + 1);
+  const indptr = values(table.indptr, "indptr", N + 1);
+  const indices = values(table.indices, "indices");
+  rising(queries, "queryIndptr", T);
+  rising(indptr, "indptr", Math.min(indices.length, indptr[N] ?? 0));
+  for (let n = 0; n < N; n++) {
+    const listed = indptr[n + 1]! - indptr[n]!;
+    const length = lengths[n]!;
+    const rows = queries[n + 1]! - queries[n]!;
+    if (length < 0 || length > listed * pageSize) {
+      bad(`sequence ${n} has ${length} tokens, but its ${listed} pages of ${pageSize} hold at most ${listed * pageSize}`, { sequence: n, length, listed });
+    }
+    if (rows > length) bad(`sequence ${n} has ${rows} queries but only ${length} tokens`, { sequence: n, rows, length });
+  }
+  for (let i = 0; i < indptr[N]!; i++) {
+    const page = indices[i]!;
+    if (page < 0 || page >= pages) bad(`page ${page} at ${i} is outside 0..${pages - 1}`, { page, at: i, pages });
+  }
+  validated.set(table, key);
+}
+/**
+ * Checks attention over pages and allocates its result. The table is read on the host, once per epoch. Throws ShapeError, DTypeError,
+ * ArgumentError, DeviceError, DisposedError, OutOfMemoryError.
+ */
+export function planPagedAttention(q: Tensor, view: PagedView, o: ScoreOptions, wantLse: boolean): PagedAttentionPlan {
+  const { kPages, vPages, table } = view;
+  const engine = oneEngine("pagedAttention", q, kPages, vPages, table.queryIndptr, table.indptr, table.indices, table.lengths, o.alibiSlopes, o.sinks);
+  floatOnly("pagedAttention", q);
+  floatOnly("pagedAttention", kPages);
+  if (kPages.dtype !== vPages.dtype || (q.dtype === "float64") !== (kPages.dtype === "float64")) {
+    throw new DTypeError(
+      `[pagedAttention] key and value pages must have one dtype, float64 exactly when q is; got q ${show(q)}, kPages ${show(kPages)}, vPages ${show(vPages)}`,
+      { q: q.dtype, kPages: kPages.dtype, vPages: vPages.dtype },
+    );
+  }
+  const [T, Hq, D] = q.shape as unknown as [number, number, number];
+  const [P, Hkv, pageSize, Dk] = kPages.shape as unknown as [number, number, number, number];
+  const fits = q.rank === 3 && kPages.rank === 4 && vPages.rank === 4 && Dk === D && D > 0 && pageSize > 0 && Hkv > 0 && Hq % Hkv === 0;
+  if (!fits || vPages.shape.slice(0, 3).join() !== kPages.shape.slice(0, 3).join()) {
+    throw new ShapeError(
+      `[pagedAttention] needs q [T, Hq, D], kPages [P, Hkv, pageSize, D], vPages [P, Hkv, pageSize, Dv], Hq a multiple of Hkv; got q ${show(q)}, kPages ${show(kPages)}, vPages ${show(vPages)}`,
+      { q: q.shape, kPages: kPages.shape, vPages: vPages.shape },
+    );
+  }
+  if (engine.device === "cpu") validateTable(table, P, pageSize, T);
+  const Dv = vPages.shape[3]!;
+  const dtype = q.dtype as FloatDType;
+  const rules: ScoreRules = {
+    ...resolveScores("pagedAttention", { isCausal: true, ...o }, D, Hq, dtype),
+    mask: undefined,
+    kvLengths: undefined,
+    queryOffset: "end",
+  };
+  const out = allocate(engine, dtype, [T, Hq, Dv]);
+  const lse = wantLse ? allocate(engine, accumulatorOf(dtype), [T, Hq]) : undefined;
+  const dims: PagedDims = { N: table.lengths.size, T, Hq, Hkv, D, Dv, pageSize };
+  return { engine, dims, rules, q, view, out, lse } as unknown as PagedAttentionPlan;
+}

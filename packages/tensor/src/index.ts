@@ -1,0 +1,45 @@
+/** Tensors, engines and the operations that attention layers are made of. */
+export * from "./core/dtype.ts";
+export * from "./core/errors.ts";
+export { scope } from "./core/scope.ts";
+export { broadcastShapes, contiguousStrides, isContiguous, type Shape, sizeOf } from "./core/shape.ts";
+export {
+  type Leak,
+  type LeakTracker,
+  type Memory,
+  memoryUsage,
+  type MemoryUsage,
+  resetPeakMemory,
+  Storage,
+  trackLeaks,
+} from "./core/storage.ts";
+export { allocate, show, Tensor } from "./core/tensor.ts";
+export type { BinaryOp, Engine, ReduceOp, UnaryOp } from "./engine/engine.ts";
+export type { FusedMode, FusedOp, FusedOps } from "./engine/fused.ts";
+export { engineNames, getEngine, registerEngine, setDefaultEngine } from "./engine/registry.ts";
+export { cast } from "./ops/cast.ts";
+export { concat, copyInto } from "./ops/concat.ts";
+export * from "./ops/create.ts";
+export * from "./ops/elementwise.ts";
+export { gather, scatterAdd } from "./ops/gather.ts";
+export { matmul, type MatmulOptions } from "./ops/matmul.ts";
+export { randn, type RandomOptions, uniform } from "./ops/random.ts";
+export * from "./ops/reduce.ts";
+export { softmax } from "./ops/softmax.ts";
+export type { ScoreStage } from "./fused/attention/composed.ts";
+export * from "./fused/attention/index.ts";
+export type { AttentionOptions, ScoreOptions, Window } from "./fused/attention/options.ts";
+export type { AttentionBackwardPlan, AttentionDims, AttentionGradients, AttentionPlan, ScoreRules } from "./fused/attention/plan.ts";
+export { kvAppend } from "./fused/kv-append/index.ts";
+export type { KvAppendPlan } from "./fused/kv-append/plan.ts";
+export { linear, linearBackward, type LinearGradients, type LinearOptions } from "./fused/linear/index.ts";
+export type { LinearPlan } from "./fused/linear/plan.ts";
+export { pagedAttention, type PagedAttentionOptions, pagedAttentionWithLse } from "./fused/paged-attention/index.ts";
+export type { PagedAttentionPlan, PagedDims, PagedView, PageTable } from "./fused/paged-attention/plan.ts";
+export { rmsNorm, rmsNormBackward, type RmsNormGradients } from "./fused/rms-norm/index.ts";
+export type { RmsNormOptions } from "./fused/rms-norm/options.ts";
+export type { RmsNormBackwardPlan, RmsNormPlan } from "./fused/rms-norm/plan.ts";
+export { rope, ropeBackward } from "./fused/rope/index.ts";
+export type { RopeOptions } from "./fused/rope/options.ts";
+export type { RopePlan } from "./fused/rope/plan.ts";
+export * from "./io/safetensors.ts";

@@ -57,9 +57,8 @@ function runIn(
   const [q, k, v] = [required("q"), required("k"), required("v")];
   const options = optionsOf(one, q, load);
   const { output, lse } = attentionWithLse(q, k, v, options);
-  const gradients = attentionVjp(q, k, v, options).backward(required("grad_output"), {
-    attnMask: tensors.grad_bias !== undefined,
-  });
+  const attnMaskGradient = tensors.grad_bias !== undefined;
+  const gradients = attentionVjp(q, k, v, { ...options, attnMaskGradient }).backward(required("grad_output"));
   const computed: Record<string, Tensor | undefined> = {
     output,
     lse,

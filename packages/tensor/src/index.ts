@@ -36,6 +36,7 @@ export { linear, linearBackward, type LinearGradients, type LinearOptions } from
 export type { LinearPlan } from "./fused/linear/plan.ts";
 export { pagedAttention, type PagedAttentionOptions, pagedAttentionWithLse } from "./fused/paged-attention/index.ts";
 export type { PagedAttentionPlan, PagedDims, PagedView, PageTable } from "./fused/paged-attention/plan.ts";
+export type { BlockTableReader } from "./fused/paged-attention/reader.ts";
 export { rmsNorm, rmsNormBackward, type RmsNormGradients } from "./fused/rms-norm/index.ts";
 export type { RmsNormOptions } from "./fused/rms-norm/options.ts";
 export type { RmsNormBackwardPlan, RmsNormPlan } from "./fused/rms-norm/plan.ts";
@@ -43,3 +44,4 @@ export { rope, ropeBackward } from "./fused/rope/index.ts";
 export type { RopeOptions } from "./fused/rope/options.ts";
 export type { RopePlan } from "./fused/rope/plan.ts";
 export * from "./io/safetensors.ts";
+export type { FileEntry } from "./io/safetensors-header.ts";

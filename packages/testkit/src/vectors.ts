@@ -55,7 +55,15 @@ interface HeaderEntry {
   readonly data_offsets: readonly [number, number];
 }
 
-function readHeader(bytes: Uint8Array): { header: Record<string, HeaderEntry>; dataStart: number } {
+function isHeaderEntry(entry: unknown): entry is HeaderEntry {
+  if (typeof entry !== "object" || entry === null) return false;
+  const { dtype, shape, data_offsets } = entry as Partial<Record<keyof HeaderEntry, unknown>>;
+  const isSize = (n: unknown): boolean => Number.isSafeInteger(n) && (n as number) >= 0;
+  const areSizes = (list: unknown): boolean => Array.isArray(list) && list.every(isSize);
+  return typeof dtype === "string" && areSizes(shape) && areSizes(data_offsets);
+}
+
+function readHeader(bytes: Uint8Array): { header: Record<string, unknown>; dataStart: number } {
   if (bytes.length < 8) throw formatError(`file of ${bytes.length} bytes`, { length: bytes.length });
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
   if (length > bytes.length - 8)
@@ -63,29 +71,37 @@ function readHeader(bytes: Uint8Array): { header: Record<string, HeaderEntry>; d
       length,
       file: bytes.length,
     });
+  let header: unknown;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(8, 8 + length));
-    return { header: JSON.parse(text) as Record<string, HeaderEntry>, dataStart: 8 + length };
+    header = JSON.parse(
+      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(8, 8 + length)),
+    ) as unknown;
   } catch (cause) {
     throw formatError(`header is not JSON: ${String(cause)}`, { length });
   }
+  if (typeof header !== "object" || header === null) throw formatError("header is not an object", { header });
+  return { header: header as Record<string, unknown>, dataStart: 8 + length };
 }
 
 /**
  * Parses a safetensors file. Data is copied, so a tensor does not keep the file alive and is aligned for its type.
- * Throws a TestkitError with code "format" for an unknown dtype, offsets outside the file or a size that does not
- * fit the shape.
+ * Throws a TestkitError with code "format" for a malformed header, an unknown dtype, offsets outside the file or
+ * a size that does not fit the shape.
  */
 export function parseSafetensors(bytes: Uint8Array): Map<string, VectorTensor> {
   const { header, dataStart } = readHeader(bytes);
   const tensors = new Map<string, VectorTensor>();
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") continue;
-    const decoder = decoders[entry.dtype];
+    if (!isHeaderEntry(entry))
+      throw formatError(`${name} needs a dtype, a shape and two data_offsets; got ${JSON.stringify(entry)}`, {
+        name,
+      });
+    const decoder = Object.hasOwn(decoders, entry.dtype) ? decoders[entry.dtype] : undefined;
     if (!decoder) throw formatError(`${name} has unknown dtype ${entry.dtype}`, { name, dtype: entry.dtype });
     const [start, end] = entry.data_offsets;
     const size = entry.shape.reduce((a, n) => a * n, decoder.bytes);
-    if (end - start !== size || start < 0 || dataStart + end > bytes.length)
+    if (end - start !== size || dataStart + end > bytes.length)
       throw formatError(
         `${name}: ${entry.dtype}[${entry.shape.join(", ")}] does not fit bytes ${start}..${end}`,
         {

@@ -55,6 +55,13 @@ describe("parseSafetensors", () => {
     expect(() => parseSafetensors(new Uint8Array(4))).toThrow(/file of 4 bytes/);
     expect(() => parseSafetensors(Uint8Array.of(255, 0, 0, 0, 0, 0, 0, 0, 1))).toThrow(/header of 255 bytes/);
     expect(() => parseSafetensors(Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 123))).toThrow(/not JSON/);
+    const none = new Uint8Array(0);
+    expect(() => parseSafetensors(file(null, none))).toThrow(/header is not an object/);
+    expect(() => parseSafetensors(file({ x: null }, none))).toThrow(/x needs a dtype, a shape and two/);
+    const negative = { dtype: "F32", shape: [-1, -4], data_offsets: [0, 16] };
+    expect(() => parseSafetensors(file({ x: negative }, new Uint8Array(16)))).toThrow(/x needs a dtype/);
+    const inherited = { dtype: "toString", shape: [], data_offsets: [0, 0] };
+    expect(() => parseSafetensors(file({ x: inherited }, none))).toThrow(/unknown dtype toString/);
   });
 });
 

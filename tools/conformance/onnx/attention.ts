@@ -52,11 +52,16 @@ export function runAttention(set: VectorSet<OnnxCase>, one: OnnxCase, engine: En
     isCausal: m.isCausal,
     window: m.window,
   } as const;
+  const wantsScores = m.scores !== undefined || m.softmaxDType !== undefined;
+  // The kernels' softmax runs in the accumulator's dtype; another one is had from the form that shows its scores.
+  const inspected = wantsScores
+    ? attentionScores(q, k, v, { ...options, stage: m.scores, softmaxDtype: m.softmaxDType })
+    : undefined;
+  const y = m.softmaxDType === undefined ? attention(q, k, v, options) : inspected!.output;
   return onnxOutputs(set, one, {
-    Y: output(attention(q, k, v, options), m),
+    Y: output(y, m),
     present_key: k,
     present_value: v,
-    qk_matmul_output:
-      m.scores && attentionScores(q, k, { ...options, stage: m.scores, softmaxDType: m.softmaxDType }),
+    qk_matmul_output: inspected && cast(inspected.scores, q.dtype),
   });
 }

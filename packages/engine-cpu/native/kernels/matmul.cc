@@ -23,7 +23,7 @@ template <class SA, class SB> struct Product {
   Matrix<const SA> a;
   Matrix<const SB> b;
   Matrix<SA> out;
-  const Acc<SA>* bias;  // n values, or null
+  Matrix<const SA> bias;  // one row, or null
   Finish<Acc<SA>> finish;
 };
 
@@ -60,7 +60,8 @@ HEED_NOINLINE void MultiplyPanel(const Product<SA, SB>& p, const Acc<SA>* packed
     }
   }
   if (p.k == 0) memset(sums, 0, sizeof(T) * rows * kTileCols<T>);
-  StoreSums<SA>(sums, kTileCols<T>, rows, cols, p.finish, p.bias == nullptr ? nullptr : p.bias + column, p.out.At(begin + row, column));
+  if (p.bias.data != nullptr) Pack<SA>(p.bias.At(0, column), 1, cols, b, 0);
+  StoreSums<SA>(sums, kTileCols<T>, rows, cols, p.finish, p.bias.data == nullptr ? nullptr : b, p.out.At(begin + row, column));
 }
 
 template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
@@ -116,7 +117,7 @@ template <class SA, class SB> int Run(const heed_matmul& p) {
   one.b = {static_cast<const SB*>(p.b.data), p.b.strides[p.b.rank - 2], p.b.strides[p.b.rank - 1]};
   one.out = {static_cast<SA*>(p.out.data), p.out.strides[rank - 2], p.out.strides[rank - 1]};
   one.finish = {T(p.alpha), T(p.beta)};
-  one.bias = nullptr;
+  one.bias = {static_cast<const SA*>(p.bias.data), 0, p.bias.data == nullptr ? 0 : p.bias.strides[p.bias.rank - 1]};
   // A batch axis over which B is shared and whose steps continue the rows is more rows: [B, S, K] x [K, N] is one product.
   while (axes > 0 && stride[1][axes - 1] == 0) {
     const int last = axes - 1;
@@ -129,12 +130,6 @@ template <class SA, class SB> int Run(const heed_matmul& p) {
     one.m *= shape[last];
     batch /= shape[last];
     axes--;
-  }
-  if (p.bias.data != nullptr) {
-    T* bias = static_cast<T*>(SharedScratch(1, sizeof(T) * RoundUp(one.n, Width<T>)));
-    if (bias == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a bias of %lld", (long long)one.n);
-    Pack<SA>({static_cast<const SA*>(p.bias.data), 0, p.bias.strides[p.bias.rank - 1]}, 1, one.n, bias, 0);
-    one.bias = bias;
   }
   int status = HEED_OK;
   const auto item = [&](int64_t index) {
@@ -159,8 +154,7 @@ template <class SA, class SB> int Run(const heed_matmul& p) {
 }  // namespace
 
 int matmul(const heed_matmul& p) {
-  const int refusal = p.a.dtype == p.b.dtype ? HEED_UNSUPPORTED : HEED_UNSUPPORTED;
-  const int status = DispatchFloat(p.a.dtype, refusal, [&](auto a) {
+  const int status = DispatchFloat(p.a.dtype, HEED_UNSUPPORTED, [&](auto a) {
     using SA = typename decltype(a)::type;
     if (p.a.dtype == p.b.dtype) return Run<SA, SA>(p);
     if (p.a.dtype == HEED_FLOAT32 && p.b.dtype == HEED_FLOAT16) return Run<float, Float16>(p);

@@ -35,7 +35,7 @@ export interface PagedOracleOptions extends Pick<
 export interface PagedResult {
   /** [T, Hq, Dv] */
   readonly out: Float64Array;
-  /** [Hq, T] */
+  /** [T, Hq] */
   readonly lse: Float64Array;
 }
 
@@ -92,7 +92,7 @@ export function pagedAttentionOracle(
   const T = queryIndptr[N]!;
   requireLength("pagedAttentionOracle", "q", q, T * Hq * D);
   const out = new Float64Array(T * Hq * Dv);
-  const lse = new Float64Array(Hq * T);
+  const lse = new Float64Array(T * Hq);
   for (let n = 0; n < N; n++) {
     const first = queryIndptr[n]!;
     const S = queryIndptr[n + 1]! - first;
@@ -102,7 +102,7 @@ export function pagedAttentionOracle(
     const dims = { B: 1, S, Sk: lengths[n]!, Hq, Hkv, D, Dv };
     const one = attentionOracle(rows, k, v, { ...options, dims });
     out.set(one.out, first * Hq * Dv);
-    for (let h = 0; h < Hq; h++) lse.set(one.lse.subarray(h * S, (h + 1) * S), h * T + first);
+    for (let h = 0; h < Hq; h++) for (let i = 0; i < S; i++) lse[(first + i) * Hq + h] = one.lse[h * S + i]!;
   }
   return { out, lse };
 }

@@ -1,0 +1,179 @@
+import {
+  ArgumentError,
+  DeviceError,
+  EngineLoadError,
+  type HeedError,
+  type Memory,
+  OutOfMemoryError,
+  UnsupportedError,
+} from "@heed/tensor";
+import { dlopen, type Library, type Pointer, toArrayBuffer } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { Block } from "./block.ts";
+import { elfDefect } from "./elf.ts";
+import { LARGEST_BLOCK } from "./structs.ts";
+
+/** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
+export const ABI_VERSION = 1;
+
+const VERSION = { heed_abi_version: { args: [], returns: "i32" } } as const;
+const ENTRY = { args: ["ptr"], returns: "i32" } as const;
+/** The C functions, in the header's order. */
+const SYMBOLS = {
+  heed_unary_run: ENTRY,
+  heed_binary_run: ENTRY,
+  heed_reduce_run: ENTRY,
+  heed_copy_run: ENTRY,
+  heed_matmul_run: ENTRY,
+  heed_softmax_run: ENTRY,
+  heed_gather_run: ENTRY,
+  heed_scatter_add_run: ENTRY,
+  heed_rope_run: ENTRY,
+  heed_rms_norm_run: ENTRY,
+  heed_rms_norm_backward_run: ENTRY,
+  heed_attention_run: ENTRY,
+  heed_attention_backward_run: ENTRY,
+  heed_paged_attention_run: ENTRY,
+  heed_kv_append_run: ENTRY,
+  heed_last_error: { args: [], returns: "cstring" },
+  heed_layout: { args: ["ptr"], returns: "cstring" },
+  heed_select_isa: { args: ["ptr"], returns: "i32" },
+  heed_isa: { args: [], returns: "cstring" },
+  heed_available_isas: { args: [], returns: "cstring" },
+  heed_set_threads: { args: ["i32"], returns: "i32" },
+  heed_threads: { args: [], returns: "i32" },
+  heed_alloc: { args: ["u64"], returns: "ptr" },
+  heed_free: { args: ["ptr", "ptr"], returns: "void" },
+  heed_scratch_bytes: { args: [], returns: "u64" },
+  heed_scratch_release: { args: [], returns: "void" },
+  heed_measure_peak: { args: ["i32", "i32", "ptr"], returns: "i32" },
+} as const;
+type Symbols = Library<typeof SYMBOLS>["symbols"];
+/** An entry point that takes one parameter block. */
+export type Entry = (block: Pointer) => number;
+
+// Two parameters that the published types leave out: whom JavaScriptCore calls, with what, when the buffer goes.
+const adopt = toArrayBuffer as (
+  memory: Pointer,
+  offset: number,
+  bytes: number,
+  context: null,
+  free: Pointer,
+) => ArrayBuffer;
+const cString = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`);
+
+/** heed_status, as the error to throw. */
+const FAILURE: Readonly<Record<number, new (message: string) => HeedError>> = {
+  [-1]: ArgumentError,
+  [-2]: OutOfMemoryError,
+  [-3]: UnsupportedError,
+  [-4]: DeviceError,
+};
+
+/** An open library: its functions, and the block their parameters go through. It is never closed. */
+export class Native {
+  readonly symbols: Symbols;
+  readonly block: Block;
+  readonly #block: Pointer;
+  readonly #free: Pointer;
+  constructor(symbols: Symbols) {
+    this.symbols = symbols;
+    this.#free = (symbols.heed_free as unknown as { readonly ptr: Pointer }).ptr;
+    const memory = this.#allocate(LARGEST_BLOCK);
+    this.#block = memory.address;
+    this.block = new Block(memory.buffer);
+  }
+  /** Calls an entry point on what {@link block} holds. Throws what the library's status and words say. */
+  run(entry: Entry): void {
+    const status = entry(this.#block);
+    if (status !== 0) this.fail(status);
+  }
+  /** Throws the typed error of a status that is not 0, in the library's words. */
+  fail(status: number): never {
+    throw new (FAILURE[status] ?? DeviceError)(String(this.symbols.heed_last_error()));
+  }
+  /**
+   * Host memory, 64-byte aligned, owned by its buffer: `release` frees it at once and detaches every view, and the collector frees it
+   * when nobody did. Throws OutOfMemoryError.
+   */
+  alloc(bytes: number): Memory {
+    const { address, buffer } = this.#allocate(bytes);
+    const release = (): void => {
+      if (!buffer.detached) buffer.transfer(0);
+    };
+    return { address: Number(address), buffer, release };
+  }
+  #allocate(bytes: number): { address: Pointer; buffer: ArrayBuffer } {
+    const room = Math.max(bytes, 64); // an empty tensor needs an address too: NULL would say that the operand is absent
+    const address = this.symbols.heed_alloc(room);
+    if (address === null) {
+      throw new OutOfMemoryError(
+        `[cpu] cannot allocate ${bytes} bytes; dispose tensors that are no longer needed`,
+        { bytes },
+      );
+    }
+    return { address, buffer: adopt(address, 0, room, null, this.#free) };
+  }
+  /** The layout of a struct as the library reports it, `size;field=offset;...`. */
+  layout(name: string): string {
+    return String(this.symbols.heed_layout(cString(name)));
+  }
+  /** Switches to the kernels of an instruction set, or to the best there are. Throws when this processor lacks it. */
+  selectIsa(name: string | undefined): void {
+    const status = this.symbols.heed_select_isa(name === undefined ? null : cString(name));
+    if (status !== 0) this.fail(status);
+  }
+  /** FLOP/s or bytes/s; see heed_measure_peak. */
+  measurePeak(kind: number, threads: number): number {
+    const perSecond = new Float64Array(1);
+    const status = this.symbols.heed_measure_peak(kind, threads, perSecond);
+    if (status !== 0) this.fail(status);
+    return perSecond[0]!;
+  }
+}
+
+/** Where the library of this platform would be. */
+export const PREBUILT: string = `${import.meta.dir}/../prebuilt/${process.platform}-${process.arch}/libheed_cpu.so`;
+/** Why there is no native library for this platform, or undefined when there is one. Loads nothing. */
+export const missing: string | undefined = existsSync(PREBUILT)
+  ? undefined
+  : `no native library for ${process.platform}-${process.arch} comes with this package`;
+
+function refuse(path: string, why: string, cause?: unknown): never {
+  throw new EngineLoadError(
+    `[cpu] cannot load ${path}: ${why}; reinstall @heed/engine-cpu, build the library with "bun run build:native", or use the engine "portable"`,
+    { path, platform: `${process.platform}-${process.arch}` },
+    cause === undefined ? {} : { cause },
+  );
+}
+function open<const S extends Parameters<typeof dlopen>[1]>(path: string, symbols: S): Library<S>["symbols"] {
+  try {
+    return dlopen(path, symbols).symbols as Library<S>["symbols"];
+  } catch (error) {
+    return refuse(path, error instanceof Error ? error.message : String(error), error);
+  }
+}
+/**
+ * Opens a library by its absolute path and selects the instruction set that `target` names (the best one when it is empty). Throws
+ * EngineLoadError when the file is missing, damaged, for another platform or of another ABI version, or the target is not available.
+ */
+export function loadNative(
+  path: string = PREBUILT,
+  target: string | undefined = process.env["HEED_CPU_TARGET"],
+): Native {
+  if (!existsSync(path))
+    refuse(path, path === PREBUILT && missing !== undefined ? missing : "there is no such file");
+  const defect = process.platform === "linux" ? elfDefect(path) : undefined;
+  if (defect !== undefined) refuse(path, defect);
+  // The version alone first: a symbol that an old library lacks would fail the whole table with less to say.
+  const version = open(path, VERSION).heed_abi_version();
+  if (version !== ABI_VERSION)
+    refuse(path, `it has ABI version ${version}, this package needs ${ABI_VERSION}`);
+  const native = new Native(open(path, SYMBOLS));
+  try {
+    native.selectIsa(target === "" ? undefined : target);
+  } catch (error) {
+    refuse(path, `HEED_CPU_TARGET=${target} was refused: ${(error as Error).message}`, error);
+  }
+  return native;
+}

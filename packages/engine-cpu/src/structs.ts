@@ -1,0 +1,160 @@
+/** A C struct of native/abi/heed_cpu.h: its size in bytes and the byte offset of each field. */
+export interface Struct {
+  readonly bytes: number;
+  readonly fields: Readonly<Record<string, number>>;
+}
+// Offsets are written by hand; test/structs.test.ts compares each struct with what the library reports.
+
+/** heed_tensor: a strided view, part of every block. */
+export const TENSOR = {
+  bytes: 144,
+  fields: { data: 0, shape: 8, strides: 72, dtype: 136, rank: 140 },
+} as const satisfies Struct;
+/** heed_unary. */
+export const UNARY = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const satisfies Struct;
+/** heed_binary. */
+export const BINARY = {
+  bytes: 440,
+  fields: { size: 0, op: 4, a: 8, b: 152, out: 296 },
+} as const satisfies Struct;
+/** heed_reduce. */
+export const REDUCE = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const satisfies Struct;
+/** heed_copy. */
+export const COPY = {
+  bytes: 296,
+  fields: { size: 0, reserved: 4, x: 8, out: 152 },
+} as const satisfies Struct;
+/** heed_matmul. */
+export const MATMUL = {
+  bytes: 600,
+  fields: { size: 0, reserved: 4, alpha: 8, beta: 16, a: 24, b: 168, out: 312, bias: 456 },
+} as const satisfies Struct;
+/** heed_softmax. */
+export const SOFTMAX = {
+  bytes: 296,
+  fields: { size: 0, reserved: 4, x: 8, out: 152 },
+} as const satisfies Struct;
+/** heed_gather. */
+export const GATHER = {
+  bytes: 440,
+  fields: { size: 0, reserved: 4, x: 8, indices: 152, out: 296 },
+} as const satisfies Struct;
+/** heed_scatter_add. */
+export const SCATTER_ADD = {
+  bytes: 440,
+  fields: { size: 0, reserved: 4, x: 8, indices: 152, out: 296 },
+} as const satisfies Struct;
+/** heed_rope. */
+export const ROPE = {
+  bytes: 736,
+  fields: {
+    size: 0,
+    pairing: 4,
+    rotary_dim: 8,
+    inverse: 12,
+    x: 16,
+    out: 160,
+    cos: 304,
+    sin: 448,
+    positions: 592,
+  },
+} as const satisfies Struct;
+/** heed_rms_norm. */
+export const RMS_NORM = {
+  bytes: 448,
+  fields: { size: 0, unit_offset: 4, eps: 8, x: 16, weight: 160, out: 304 },
+} as const satisfies Struct;
+/** heed_rms_norm_backward. */
+export const RMS_NORM_BACKWARD = {
+  bytes: 736,
+  fields: { size: 0, unit_offset: 4, eps: 8, x: 16, weight: 160, d_out: 304, d_x: 448, d_weight: 592 },
+} as const satisfies Struct;
+/** heed_scores, part of the blocks of attention. */
+export const SCORES = {
+  bytes: 768,
+  fields: {
+    scale: 0,
+    softcap: 8,
+    window_left: 16,
+    window_right: 24,
+    query_offset: 32,
+    offset_mode: 40,
+    reserved: 44,
+    mask: 48,
+    alibi_slopes: 192,
+    sinks: 336,
+    kv_lengths: 480,
+    query_offsets: 624,
+  },
+} as const satisfies Struct;
+/** heed_attention. */
+export const ATTENTION = {
+  bytes: 1496,
+  fields: { size: 0, reserved: 4, scores: 8, q: 776, k: 920, v: 1064, out: 1208, lse: 1352 },
+} as const satisfies Struct;
+/** heed_attention_backward. */
+export const ATTENTION_BACKWARD = {
+  bytes: 2360,
+  fields: {
+    size: 0,
+    reserved: 4,
+    scores: 8,
+    q: 776,
+    k: 920,
+    v: 1064,
+    out: 1208,
+    lse: 1352,
+    d_out: 1496,
+    dq: 1640,
+    dk: 1784,
+    dv: 1928,
+    d_mask: 2072,
+    d_sinks: 2216,
+  },
+} as const satisfies Struct;
+/** heed_paged_attention. */
+export const PAGED_ATTENTION = {
+  bytes: 2072,
+  fields: {
+    size: 0,
+    reserved: 4,
+    scores: 8,
+    q: 776,
+    out: 920,
+    lse: 1064,
+    k_pages: 1208,
+    v_pages: 1352,
+    query_indptr: 1496,
+    indptr: 1640,
+    indices: 1784,
+    lengths: 1928,
+  },
+} as const satisfies Struct;
+/** heed_kv_append. */
+export const KV_APPEND = {
+  bytes: 728,
+  fields: { size: 0, reserved: 4, k: 8, v: 152, k_pages: 296, v_pages: 440, slots: 584 },
+} as const satisfies Struct;
+
+/** Every struct under its C name. */
+export const STRUCTS: Readonly<Record<string, Struct>> = {
+  heed_tensor: TENSOR,
+  heed_unary: UNARY,
+  heed_binary: BINARY,
+  heed_reduce: REDUCE,
+  heed_copy: COPY,
+  heed_matmul: MATMUL,
+  heed_softmax: SOFTMAX,
+  heed_gather: GATHER,
+  heed_scatter_add: SCATTER_ADD,
+  heed_rope: ROPE,
+  heed_rms_norm: RMS_NORM,
+  heed_rms_norm_backward: RMS_NORM_BACKWARD,
+  heed_scores: SCORES,
+  heed_attention: ATTENTION,
+  heed_attention_backward: ATTENTION_BACKWARD,
+  heed_paged_attention: PAGED_ATTENTION,
+  heed_kv_append: KV_APPEND,
+};
+/** Bytes that hold any block. */
+export const LARGEST_BLOCK: number = Math.max(...Object.values(STRUCTS).map((s) => s.bytes));

@@ -7,7 +7,7 @@ import {
   OutOfMemoryError,
   UnsupportedError,
 } from "@heed/tensor";
-import { dlopen, type Library, type Pointer, toArrayBuffer } from "bun:ffi";
+import { type CString, dlopen, type FFIFunction, type Pointer, toArrayBuffer } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { Block } from "./block.ts";
 import { elfDefect } from "./elf.ts";
@@ -16,10 +16,27 @@ import { LARGEST_BLOCK } from "./structs.ts";
 /** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
 export const ABI_VERSION = 1;
 
-const VERSION = { heed_abi_version: { args: [], returns: "i32" } } as const;
-const ENTRY = { args: ["ptr"], returns: "i32" } as const;
-/** The C functions, in the header's order. */
-const SYMBOLS = {
+/** An entry point that takes one parameter block. */
+export type Entry = (block: Pointer) => number;
+type EntryName =
+  `heed_${"unary" | "binary" | "reduce" | "copy" | "matmul" | "softmax" | "gather" | "scatter_add" | "rope" | "rms_norm" | "rms_norm_backward" | "attention" | "attention_backward" | "paged_attention" | "kv_append"}_run`;
+/** The C functions of native/abi/heed_cpu.h. */
+export interface Symbols extends Readonly<Record<EntryName, Entry>> {
+  heed_last_error(): CString;
+  heed_layout(name: Uint8Array): CString | null;
+  heed_select_isa(name: Uint8Array | null): number;
+  heed_isa(): CString;
+  heed_available_isas(): CString;
+  heed_set_threads(threads: number): number;
+  heed_threads(): number;
+  heed_alloc(bytes: number): Pointer | null;
+  readonly heed_free: { readonly ptr: Pointer };
+  heed_scratch_bytes(): bigint;
+  heed_scratch_release(): void;
+  heed_measure_peak(kind: number, threads: number, perSecond: Float64Array): number;
+}
+const ENTRY: FFIFunction = { args: ["ptr"], returns: "i32" };
+const SYMBOLS: Readonly<Record<keyof Symbols, FFIFunction>> = {
   heed_unary_run: ENTRY,
   heed_binary_run: ENTRY,
   heed_reduce_run: ENTRY,
@@ -47,10 +64,10 @@ const SYMBOLS = {
   heed_scratch_bytes: { args: [], returns: "u64" },
   heed_scratch_release: { args: [], returns: "void" },
   heed_measure_peak: { args: ["i32", "i32", "ptr"], returns: "i32" },
-} as const;
-type Symbols = Library<typeof SYMBOLS>["symbols"];
-/** An entry point that takes one parameter block. */
-export type Entry = (block: Pointer) => number;
+};
+const VERSION: Readonly<Record<"heed_abi_version", FFIFunction>> = {
+  heed_abi_version: { args: [], returns: "i32" },
+};
 
 // Two parameters that the published types leave out: whom JavaScriptCore calls, with what, when the buffer goes.
 const adopt = toArrayBuffer as (
@@ -78,7 +95,7 @@ export class Native {
   readonly #free: Pointer;
   constructor(symbols: Symbols) {
     this.symbols = symbols;
-    this.#free = (symbols.heed_free as unknown as { readonly ptr: Pointer }).ptr;
+    this.#free = symbols.heed_free.ptr;
     const memory = this.#allocate(LARGEST_BLOCK);
     this.#block = memory.address;
     this.block = new Block(memory.buffer);
@@ -146,9 +163,9 @@ function refuse(path: string, why: string, cause?: unknown): never {
     cause === undefined ? {} : { cause },
   );
 }
-function open<const S extends Parameters<typeof dlopen>[1]>(path: string, symbols: S): Library<S>["symbols"] {
+function open<S>(path: string, symbols: Readonly<Record<keyof S & string, FFIFunction>>): S {
   try {
-    return dlopen(path, symbols).symbols as Library<S>["symbols"];
+    return dlopen(path, symbols).symbols as unknown as S;
   } catch (error) {
     return refuse(path, error instanceof Error ? error.message : String(error), error);
   }
@@ -166,10 +183,10 @@ export function loadNative(
   const defect = process.platform === "linux" ? elfDefect(path) : undefined;
   if (defect !== undefined) refuse(path, defect);
   // The version alone first: a symbol that an old library lacks would fail the whole table with less to say.
-  const version = open(path, VERSION).heed_abi_version();
+  const version = open<{ heed_abi_version(): number }>(path, VERSION).heed_abi_version();
   if (version !== ABI_VERSION)
     refuse(path, `it has ABI version ${version}, this package needs ${ABI_VERSION}`);
-  const native = new Native(open(path, SYMBOLS));
+  const native = new Native(open<Symbols>(path, SYMBOLS));
   try {
     native.selectIsa(target === "" ? undefined : target);
   } catch (error) {

@@ -9,41 +9,41 @@ export interface Struct {
 export const TENSOR = {
   bytes: 144,
   fields: { data: 0, shape: 8, strides: 72, dtype: 136, rank: 140 },
-} as const satisfies Struct;
+} as const;
 /** heed_unary. */
-export const UNARY = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const satisfies Struct;
+export const UNARY = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const;
 /** heed_binary. */
 export const BINARY = {
   bytes: 440,
   fields: { size: 0, op: 4, a: 8, b: 152, out: 296 },
-} as const satisfies Struct;
+} as const;
 /** heed_reduce. */
-export const REDUCE = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const satisfies Struct;
+export const REDUCE = { bytes: 296, fields: { size: 0, op: 4, x: 8, out: 152 } } as const;
 /** heed_copy. */
 export const COPY = {
   bytes: 296,
   fields: { size: 0, reserved: 4, x: 8, out: 152 },
-} as const satisfies Struct;
+} as const;
 /** heed_matmul. */
 export const MATMUL = {
   bytes: 600,
   fields: { size: 0, reserved: 4, alpha: 8, beta: 16, a: 24, b: 168, out: 312, bias: 456 },
-} as const satisfies Struct;
+} as const;
 /** heed_softmax. */
 export const SOFTMAX = {
   bytes: 296,
   fields: { size: 0, reserved: 4, x: 8, out: 152 },
-} as const satisfies Struct;
+} as const;
 /** heed_gather. */
 export const GATHER = {
   bytes: 440,
   fields: { size: 0, reserved: 4, x: 8, indices: 152, out: 296 },
-} as const satisfies Struct;
+} as const;
 /** heed_scatter_add. */
 export const SCATTER_ADD = {
   bytes: 440,
   fields: { size: 0, reserved: 4, x: 8, indices: 152, out: 296 },
-} as const satisfies Struct;
+} as const;
 /** heed_rope. */
 export const ROPE = {
   bytes: 736,
@@ -58,17 +58,17 @@ export const ROPE = {
     sin: 448,
     positions: 592,
   },
-} as const satisfies Struct;
+} as const;
 /** heed_rms_norm. */
 export const RMS_NORM = {
   bytes: 448,
   fields: { size: 0, unit_offset: 4, eps: 8, x: 16, weight: 160, out: 304 },
-} as const satisfies Struct;
+} as const;
 /** heed_rms_norm_backward. */
 export const RMS_NORM_BACKWARD = {
   bytes: 736,
   fields: { size: 0, unit_offset: 4, eps: 8, x: 16, weight: 160, d_out: 304, d_x: 448, d_weight: 592 },
-} as const satisfies Struct;
+} as const;
 /** heed_scores, part of the blocks of attention. */
 export const SCORES = {
   bytes: 768,
@@ -86,12 +86,12 @@ export const SCORES = {
     kv_lengths: 480,
     query_offsets: 624,
   },
-} as const satisfies Struct;
+} as const;
 /** heed_attention. */
 export const ATTENTION = {
   bytes: 1496,
   fields: { size: 0, reserved: 4, scores: 8, q: 776, k: 920, v: 1064, out: 1208, lse: 1352 },
-} as const satisfies Struct;
+} as const;
 /** heed_attention_backward. */
 export const ATTENTION_BACKWARD = {
   bytes: 2360,
@@ -111,7 +111,7 @@ export const ATTENTION_BACKWARD = {
     d_mask: 2072,
     d_sinks: 2216,
   },
-} as const satisfies Struct;
+} as const;
 /** heed_paged_attention. */
 export const PAGED_ATTENTION = {
   bytes: 2072,
@@ -129,12 +129,12 @@ export const PAGED_ATTENTION = {
     indices: 1784,
     lengths: 1928,
   },
-} as const satisfies Struct;
+} as const;
 /** heed_kv_append. */
 export const KV_APPEND = {
   bytes: 728,
   fields: { size: 0, reserved: 4, k: 8, v: 152, k_pages: 296, v_pages: 440, slots: 584 },
-} as const satisfies Struct;
+} as const;
 
 /** Every struct under its C name. */
 export const STRUCTS: Readonly<Record<string, Struct>> = {

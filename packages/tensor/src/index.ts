@@ -29,12 +29,22 @@ export { softmax } from "./ops/softmax.ts";
 export type { ScoreStage } from "./fused/attention/composed.ts";
 export * from "./fused/attention/index.ts";
 export type { AttentionOptions, ScoreOptions, Window } from "./fused/attention/options.ts";
-export type { AttentionBackwardPlan, AttentionDims, AttentionGradients, AttentionPlan, ScoreRules } from "./fused/attention/plan.ts";
+export type {
+  AttentionBackwardPlan,
+  AttentionDims,
+  AttentionGradients,
+  AttentionPlan,
+  ScoreRules,
+} from "./fused/attention/plan.ts";
 export { kvAppend } from "./fused/kv-append/index.ts";
 export type { KvAppendPlan } from "./fused/kv-append/plan.ts";
 export { linear, linearBackward, type LinearGradients, type LinearOptions } from "./fused/linear/index.ts";
 export type { LinearPlan } from "./fused/linear/plan.ts";
-export { pagedAttention, type PagedAttentionOptions, pagedAttentionWithLse } from "./fused/paged-attention/index.ts";
+export {
+  pagedAttention,
+  type PagedAttentionOptions,
+  pagedAttentionWithLse,
+} from "./fused/paged-attention/index.ts";
 export type { PagedAttentionPlan, PagedDims, PagedView, PageTable } from "./fused/paged-attention/plan.ts";
 export type { BlockTableReader } from "./fused/paged-attention/reader.ts";
 export { rmsNorm, rmsNormBackward, type RmsNormGradients } from "./fused/rms-norm/index.ts";

@@ -73,6 +73,7 @@ describe("the meaning of an ONNX Attention case", () => {
       meaningOf(attentionCase({ attributes: { left_window_size: left, right_window_size: right } })).window;
     expect(windowOf(-1, -1)).toBeUndefined();
     expect(windowOf(2, -1)).toEqual({ left: 2 });
+    expect(windowOf(0, -1)).toEqual({ left: 0 });
     expect(windowOf(-1, 0)).toEqual({ right: 0 });
   });
 

@@ -33,7 +33,7 @@ test("no error is never the worst, an error where none is allowed always", () =>
     status: "passed",
     checks: [{ name: "Y", relative, allowed }],
   });
-  expect(worstOf([of("small", 1e-9, 1e-5), of("exact", 0, 0)])?.case).toBe("small");
+  expect(worstOf([of("exact", 0, 0), of("small", 1e-9, 1e-5)])?.case).toBe("small");
   expect(worstOf([of("large", 1, 1e-5), of("inexact", 1e-9, 0)])?.case).toBe("inexact");
 });
 

@@ -2,7 +2,7 @@
 // the vector extensions lack. Kernels are written against this file only.
 #pragma once
 #include "../targets/target.h"
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -43,6 +43,22 @@ template <class V> HEED_INLINE V Fma(V a, V b, V c) { return a * b + c; }
 /// b where a is NaN, so Max(x, running) forgets a NaN in x; the NaN comes back through exp(x - max).
 template <class V> HEED_INLINE V Max(V a, V b) { return a > b ? a : b; }
 template <class V> HEED_INLINE V Min(V a, V b) { return a < b ? a : b; }
+/// Square root, correctly rounded.
+template <class T> HEED_INLINE Vec<T> Sqrt(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
+  else return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_sqrt_ps((__m256)x);
+  else return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm_sqrt_ps((__m128)x);
+  else return (Vec<T>)_mm_sqrt_pd((__m128d)x);
+#else
+  for (int i = 0; i < Width<T>; i++) x[i] = sizeof(T) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
+  return x;
+#endif
+}
 /// Lanes 0 .. n - 1 true. n may be negative or beyond the width.
 template <class T> HEED_INLINE Mask<T> FirstLanes(int64_t n) {
   Mask<T> index;

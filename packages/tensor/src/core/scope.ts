@@ -24,7 +24,9 @@ export function scope<R>(fn: () => R): R {
     const result = fn();
     if (result instanceof Promise) {
       result.catch(() => {}); // its failure is not this error's subject, and must not end the process
-      throw new ArgumentError("[scope] the function returned a promise; a scope ends when it returns, so dispose with `using` instead");
+      throw new ArgumentError(
+        "[scope] the function returned a promise; a scope ends when it returns, so dispose with `using` instead",
+      );
     }
     keep = reachable(result);
     return result;

@@ -33,11 +33,16 @@ export function isContiguous(shape: Shape, strides: readonly number[]): boolean 
 /** Throws ShapeError unless every length is a whole number of at least 0, the rank at most 8 and the size exact in a double. */
 export function checkShape(shape: Shape, what: string): void {
   if (shape.length > MAX_RANK) {
-    throw new ShapeError(`[${what}] rank must be at most ${MAX_RANK}; got shape [${shape.join(", ")}]`, { shape });
+    throw new ShapeError(`[${what}] rank must be at most ${MAX_RANK}; got shape [${shape.join(", ")}]`, {
+      shape,
+    });
   }
   for (const d of shape) {
     if (!Number.isSafeInteger(d) || d < 0) {
-      throw new ShapeError(`[${what}] lengths must be whole numbers of at least 0; got shape [${shape.join(", ")}]`, { shape });
+      throw new ShapeError(
+        `[${what}] lengths must be whole numbers of at least 0; got shape [${shape.join(", ")}]`,
+        { shape },
+      );
     }
   }
   if (!Number.isSafeInteger(sizeOf(shape) * 8)) {
@@ -47,7 +52,10 @@ export function checkShape(shape: Shape, what: string): void {
 /** `axis` counted from the front; throws ShapeError when it is outside -rank .. rank - 1. */
 export function normalizeAxis(axis: number, rank: number, what: string): number {
   if (!Number.isInteger(axis) || axis < -rank || axis >= rank) {
-    throw new ShapeError(`[${what}] axis must be between ${-rank} and ${rank - 1} for rank ${rank}; got ${axis}`, { axis, rank });
+    throw new ShapeError(
+      `[${what}] axis must be between ${-rank} and ${rank - 1} for rank ${rank}; got ${axis}`,
+      { axis, rank },
+    );
   }
   return axis < 0 ? axis + rank : axis;
 }
@@ -59,18 +67,29 @@ export function broadcastShapes(a: Shape, b: Shape, what: string): number[] {
     const x = a[a.length - rank + i] ?? 1;
     const y = b[b.length - rank + i] ?? 1;
     if (x !== y && x !== 1 && y !== 1) {
-      throw new ShapeError(`[${what}] shapes [${a.join(", ")}] and [${b.join(", ")}] do not broadcast`, { a, b });
+      throw new ShapeError(`[${what}] shapes [${a.join(", ")}] and [${b.join(", ")}] do not broadcast`, {
+        a,
+        b,
+      });
     }
     out[i] = x === 1 ? y : x;
   }
   return out;
 }
 /** Strides that read a tensor of `shape` as `target`: broadcast axes get stride 0. Throws ShapeError when it does not fit. */
-export function broadcastStrides(shape: Shape, strides: readonly number[], target: Shape, what: string): number[] {
+export function broadcastStrides(
+  shape: Shape,
+  strides: readonly number[],
+  target: Shape,
+  what: string,
+): number[] {
   const lead = target.length - shape.length;
   const out = new Array<number>(target.length).fill(0);
   const fail = (): never => {
-    throw new ShapeError(`[${what}] shape [${shape.join(", ")}] does not broadcast to [${target.join(", ")}]`, { shape, target });
+    throw new ShapeError(
+      `[${what}] shape [${shape.join(", ")}] does not broadcast to [${target.join(", ")}]`,
+      { shape, target },
+    );
   };
   if (lead < 0) fail();
   for (let i = 0; i < shape.length; i++) {
@@ -83,7 +102,11 @@ export function broadcastStrides(shape: Shape, strides: readonly number[], targe
  * Strides that view the same elements under another shape of the same size, or undefined when only a copy could. Follows the
  * rule that each run of old axes with nested strides may be cut anew.
  */
-export function reshapeStrides(shape: Shape, strides: readonly number[], target: Shape): number[] | undefined {
+export function reshapeStrides(
+  shape: Shape,
+  strides: readonly number[],
+  target: Shape,
+): number[] | undefined {
   if (sizeOf(shape) === 0 || isContiguous(shape, strides)) return contiguousStrides(target);
   const dims: number[] = [];
   const steps: number[] = [];
@@ -127,6 +150,10 @@ export function resolveShape(shape: Shape, size: number, what: string): number[]
 /** Throws ArgumentError unless `value` is a whole number in [min, max]. */
 export function checkInteger(value: number, min: number, max: number, what: string): void {
   if (!Number.isSafeInteger(value) || value < min || value > max) {
-    throw new ArgumentError(`[${what}] must be a whole number from ${min} to ${max}; got ${value}`, { value, min, max });
+    throw new ArgumentError(`[${what}] must be a whole number from ${min} to ${max}; got ${value}`, {
+      value,
+      min,
+      max,
+    });
   }
 }

@@ -31,7 +31,14 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   #disposed = false;
 
   /** For engines and operations; users call {@link tensor}, {@link zeros} and the like. Takes over one reference of `storage`. */
-  constructor(engine: Engine, storage: Storage, dtype: D, shape: S, strides: readonly number[], offset: number) {
+  constructor(
+    engine: Engine,
+    storage: Storage,
+    dtype: D,
+    shape: S,
+    strides: readonly number[],
+    offset: number,
+  ) {
     this.engine = engine;
     this.storage = storage;
     this.dtype = dtype;
@@ -59,10 +66,13 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   /** Throws DisposedError when this handle was disposed or its memory detached. */
   check(): void {
     if (this.#disposed) {
-      throw new DisposedError(`[tensor] ${show(this)} was disposed; keep it alive until its last use, or return it from the scope`, {
-        shape: this.shape,
-        dtype: this.dtype,
-      });
+      throw new DisposedError(
+        `[tensor] ${show(this)} was disposed; keep it alive until its last use, or return it from the scope`,
+        {
+          shape: this.shape,
+          dtype: this.dtype,
+        },
+      );
     }
     this.storage.check();
   }
@@ -74,13 +84,18 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
     this.check();
     const buffer = this.storage.buffer;
     if (buffer === undefined) {
-      throw new DeviceError(`[tensor.data] the memory of engine "${this.engine.name}" is not on the host; use await tensor.read()`);
+      throw new DeviceError(
+        `[tensor.data] the memory of engine "${this.engine.name}" is not on the host; use await tensor.read()`,
+      );
     }
     if (!this.isContiguous) {
-      throw new ShapeError(`[tensor.data] ${show(this)} with strides [${this.strides.join(", ")}] is not contiguous; call contiguous()`, {
-        shape: this.shape,
-        strides: this.strides,
-      });
+      throw new ShapeError(
+        `[tensor.data] ${show(this)} with strides [${this.strides.join(", ")}] is not contiguous; call contiguous()`,
+        {
+          shape: this.shape,
+          strides: this.strides,
+        },
+      );
     }
     const { array, bytes } = DTYPES[this.dtype];
     return new array(buffer, this.offset * bytes, this.size) as DTypeArrays[D];
@@ -108,7 +123,11 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
     const from = start < 0 ? start + n : start;
     const to = end === undefined ? n : end < 0 ? end + n : end;
     if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to > n || from > to) {
-      throw new ShapeError(`[slice] range ${start}..${end ?? n} is not within axis ${a} of ${show(this)}`, { axis: a, start, end });
+      throw new ShapeError(`[slice] range ${start}..${end ?? n} is not within axis ${a} of ${show(this)}`, {
+        axis: a,
+        start,
+        end,
+      });
     }
     const shape = this.shape.slice();
     shape[a] = to - from;
@@ -120,15 +139,25 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
     const n = this.shape[a]!;
     const i = index < 0 ? index + n : index;
     if (!Number.isInteger(i) || i < 0 || i >= n) {
-      throw new ShapeError(`[select] index ${index} is not within axis ${a} of ${show(this)}`, { axis: a, index });
+      throw new ShapeError(`[select] index ${index} is not within axis ${a} of ${show(this)}`, {
+        axis: a,
+        index,
+      });
     }
-    return this.#view(this.shape.toSpliced(a, 1), this.strides.toSpliced(a, 1), this.offset + i * this.strides[a]!);
+    return this.#view(
+      this.shape.toSpliced(a, 1),
+      this.strides.toSpliced(a, 1),
+      this.offset + i * this.strides[a]!,
+    );
   }
   /** The axes in another order. Throws ShapeError unless `axes` is a permutation. */
   permute(...axes: number[]): Tensor<D> {
     const order = axes.map((a) => normalizeAxis(a, this.rank, "permute"));
     if (order.length !== this.rank || new Set(order).size !== this.rank) {
-      throw new ShapeError(`[permute] axes must name each axis of ${show(this)} once; got [${axes.join(", ")}]`, { axes });
+      throw new ShapeError(
+        `[permute] axes must name each axis of ${show(this)} once; got [${axes.join(", ")}]`,
+        { axes },
+      );
     }
     return this.#view(
       order.map((a) => this.shape[a]!),
@@ -162,7 +191,11 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   /** The same elements read as a larger shape (NumPy rules, stride 0 on new axes). Throws ShapeError. */
   broadcastTo(shape: Shape): Tensor<D> {
     checkShape(shape, "broadcastTo");
-    return this.#view(shape.slice(), broadcastStrides(this.shape, this.strides, shape, "broadcastTo"), this.offset);
+    return this.#view(
+      shape.slice(),
+      broadcastStrides(this.shape, this.strides, shape, "broadcastTo"),
+      this.offset,
+    );
   }
   /** An axis of length 1 inserted before `axis` (0 .. rank, or negative from the end). */
   unsqueeze(axis: number): Tensor<D> {
@@ -172,7 +205,8 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   /** An axis of length 1 removed. Throws ShapeError when it is longer. */
   squeeze(axis: number): Tensor<D> {
     const a = normalizeAxis(axis, this.rank, "squeeze");
-    if (this.shape[a] !== 1) throw new ShapeError(`[squeeze] axis ${a} of ${show(this)} is not of length 1`, { axis: a });
+    if (this.shape[a] !== 1)
+      throw new ShapeError(`[squeeze] axis ${a} of ${show(this)} is not of length 1`, { axis: a });
     return this.select(a, 0);
   }
   /** This tensor (a second handle) when contiguous, else a row-major copy. */

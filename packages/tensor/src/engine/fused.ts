@@ -42,9 +42,12 @@ export function dispatch<K extends keyof FusedOps, Plan>(
   const refusal = op === undefined ? `engine "${engine.name}" has no kernel for it` : op.refusal(plan);
   if (op !== undefined && refusal === undefined) op.run(plan);
   else if (mode === "require") {
-    throw new UnsupportedError(`[${name}] a kernel is required, but ${refusal}; use fused: "auto" to run the composed form`, {
-      engine: engine.name,
-      refusal,
-    });
+    throw new UnsupportedError(
+      `[${name}] a kernel is required, but ${refusal}; use fused: "auto" to run the composed form`,
+      {
+        engine: engine.name,
+        refusal,
+      },
+    );
   } else composed(plan);
 }

@@ -21,16 +21,21 @@ export function engineNames(): string[] {
 /** The engine of that name, or the default one. Throws DeviceError when there is none, or what its creation throws. */
 export function getEngine(name: string | undefined = preferred): Engine {
   if (name === undefined) {
-    throw new DeviceError('[engine] no engine is registered; import "@heed/engine-cpu" first', { registered: [] });
+    throw new DeviceError('[engine] no engine is registered; import "@heed/engine-cpu" first', {
+      registered: [],
+    });
   }
   const known = engines.get(name);
   if (known !== undefined) return known;
   const create = factories.get(name);
   if (create === undefined) {
-    throw new DeviceError(`[engine] no engine "${name}" is registered; registered: ${engineNames().join(", ") || "none"}`, {
-      name,
-      registered: engineNames(),
-    });
+    throw new DeviceError(
+      `[engine] no engine "${name}" is registered; registered: ${engineNames().join(", ") || "none"}`,
+      {
+        name,
+        registered: engineNames(),
+      },
+    );
   }
   const engine = create();
   engines.set(name, engine);

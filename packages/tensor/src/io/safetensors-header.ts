@@ -48,20 +48,32 @@ function isLength(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 function readJson(bytes: Uint8Array, fail: Fail): { json: Record<string, unknown>; dataStart: number } {
-  if (bytes.length < HEADER_BYTES) fail(`has ${bytes.length} bytes; the header's length alone takes ${HEADER_BYTES}`, { bytes: bytes.length });
-  const length = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES).getBigUint64(0, true);
-  if (length > BigInt(MAX_HEADER)) fail(`says its header has ${length} bytes; at most ${MAX_HEADER} are allowed`, { length: String(length) });
-  const dataStart = HEADER_BYTES + Number(length);
-  if (dataStart > bytes.length) {
-    fail(`says its header ends at byte ${dataStart}, but the file has ${bytes.length}: it is cut off, or not a safetensors file`, {
-      dataStart,
+  if (bytes.length < HEADER_BYTES)
+    fail(`has ${bytes.length} bytes; the header's length alone takes ${HEADER_BYTES}`, {
       bytes: bytes.length,
     });
+  const length = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES).getBigUint64(0, true);
+  if (length > BigInt(MAX_HEADER))
+    fail(`says its header has ${length} bytes; at most ${MAX_HEADER} are allowed`, {
+      length: String(length),
+    });
+  const dataStart = HEADER_BYTES + Number(length);
+  if (dataStart > bytes.length) {
+    fail(
+      `says its header ends at byte ${dataStart}, but the file has ${bytes.length}: it is cut off, or not a safetensors file`,
+      {
+        dataStart,
+        bytes: bytes.length,
+      },
+    );
   }
-  if (bytes[HEADER_BYTES] !== 0x7b) fail("has a header that does not start with {: it is not a safetensors file");
+  if (bytes[HEADER_BYTES] !== 0x7b)
+    fail("has a header that does not start with {: it is not a safetensors file");
   let json: unknown;
   try {
-    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(HEADER_BYTES, dataStart)));
+    json = JSON.parse(
+      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(HEADER_BYTES, dataStart)),
+    );
   } catch (error) {
     fail(`has a header that is not valid JSON in UTF-8 (${(error as Error).message})`);
   }
@@ -70,25 +82,43 @@ function readJson(bytes: Uint8Array, fail: Fail): { json: Record<string, unknown
 }
 function readMetadata(value: unknown, fail: Fail): Map<string, string> {
   if (value === undefined) return new Map();
-  if (!isObject(value) || Object.values(value).some((v) => typeof v !== "string")) fail("has a __metadata__ that does not map strings to strings");
+  if (!isObject(value) || Object.values(value).some((v) => typeof v !== "string"))
+    fail("has a __metadata__ that does not map strings to strings");
   return new Map(Object.entries(value as Record<string, string>));
 }
-function readEntry(name: string, value: unknown, dataStart: number, fileLength: number, fail: Fail): FileEntry {
+function readEntry(
+  name: string,
+  value: unknown,
+  dataStart: number,
+  fileLength: number,
+  fail: Fail,
+): FileEntry {
   if (!isObject(value)) return fail(`describes "${name}" with something that is not an object`, { name });
   const { dtype, shape, data_offsets: offsets } = value;
   const width = typeof dtype === "string" && Object.hasOwn(FORMAT_BYTES, dtype) ? FORMAT_BYTES[dtype]! : 0;
   if (width === 0) fail(`gives "${name}" the unknown dtype ${JSON.stringify(dtype)}`, { name, dtype });
-  if (!Array.isArray(shape) || !shape.every(isLength)) return fail(`gives "${name}" the shape ${JSON.stringify(shape)}`, { name, shape });
+  if (!Array.isArray(shape) || !shape.every(isLength))
+    return fail(`gives "${name}" the shape ${JSON.stringify(shape)}`, { name, shape });
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isLength)) {
     return fail(`gives "${name}" the offsets ${JSON.stringify(offsets)}`, { name, offsets });
   }
   const [begin, end] = offsets as [number, number];
   if (begin > end || end > fileLength - dataStart) {
-    fail(`places "${name}" at ${begin}..${end} of ${fileLength - dataStart} bytes of data`, { name, begin, end });
+    fail(`places "${name}" at ${begin}..${end} of ${fileLength - dataStart} bytes of data`, {
+      name,
+      begin,
+      end,
+    });
   }
   const size = shape.includes(0) ? 0 : shape.reduce((n: number, d: number) => n * d, width);
   if (size !== end - begin) {
-    fail(`gives "${name}" ${end - begin} bytes, but ${String(dtype)}[${shape.join(", ")}] takes ${size}`, { name, dtype, shape, begin, end });
+    fail(`gives "${name}" ${end - begin} bytes, but ${String(dtype)}[${shape.join(", ")}] takes ${size}`, {
+      name,
+      dtype,
+      shape,
+      begin,
+      end,
+    });
   }
   return { format: dtype as string, shape, begin: dataStart + begin, end: dataStart + end };
 }
@@ -107,10 +137,17 @@ export function parseHeader(bytes: Uint8Array, source: string): FileHeader {
     if (name !== "__metadata__") entries.set(name, readEntry(name, value, dataStart, bytes.length, fail));
   }
   let at = dataStart;
-  for (const [name, { begin, end }] of [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
-    if (begin !== at) fail(`places "${name}" at byte ${begin}, ${begin < at ? "inside another tensor" : "after a gap"}; expected ${at}`, { name, begin, expected: at });
+  for (const [name, { begin, end }] of [...entries].sort(
+    ([, a], [, b]) => a.begin - b.begin || a.end - b.end,
+  )) {
+    if (begin !== at)
+      fail(
+        `places "${name}" at byte ${begin}, ${begin < at ? "inside another tensor" : "after a gap"}; expected ${at}`,
+        { name, begin, expected: at },
+      );
     at = end;
   }
-  if (at !== bytes.length) fail(`has ${bytes.length - at} bytes after its last tensor`, { extra: bytes.length - at });
+  if (at !== bytes.length)
+    fail(`has ${bytes.length - at} bytes after its last tensor`, { extra: bytes.length - at });
   return { entries, metadata };
 }

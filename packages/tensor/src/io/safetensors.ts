@@ -45,14 +45,19 @@ export class SafetensorsFile {
   /** The bytes of one tensor, in place. Throws ArgumentError when the file has none of that name, DisposedError. */
   bytes(name: string): Uint8Array {
     if (this.#bytes === undefined) {
-      throw new DisposedError(`[safetensors] ${this.#source} was disposed; load its tensors before`, { source: this.#source });
+      throw new DisposedError(`[safetensors] ${this.#source} was disposed; load its tensors before`, {
+        source: this.#source,
+      });
     }
     const entry = this.entries.get(name);
     if (entry === undefined) {
-      throw new ArgumentError(`[safetensors] ${this.#source} has no tensor "${name}"; it has ${[...this.entries.keys()].join(", ") || "none"}`, {
-        name,
-        source: this.#source,
-      });
+      throw new ArgumentError(
+        `[safetensors] ${this.#source} has no tensor "${name}"; it has ${[...this.entries.keys()].join(", ") || "none"}`,
+        {
+          name,
+          source: this.#source,
+        },
+      );
     }
     return this.#bytes.subarray(entry.begin, entry.end);
   }
@@ -65,18 +70,27 @@ export class SafetensorsFile {
     const { format, shape } = this.entries.get(name)!;
     const dtype = DTYPE_OF.get(format);
     if (dtype === undefined) {
-      throw new DTypeError(`[safetensors] "${name}" in ${this.#source} is ${format}, which has no dtype here; known: ${[...DTYPE_OF.keys()].join(", ")}`, {
-        name,
-        format,
-      });
+      throw new DTypeError(
+        `[safetensors] "${name}" in ${this.#source} is ${format}, which has no dtype here; known: ${[...DTYPE_OF.keys()].join(", ")}`,
+        {
+          name,
+          format,
+        },
+      );
     }
     if (dtype === "bool" && bytes.some((b) => b > 1)) {
-      throw new FormatError(`[safetensors] "${name}" in ${this.#source} is BOOL but holds bytes other than 0 and 1`, { name });
+      throw new FormatError(
+        `[safetensors] "${name}" in ${this.#source} is BOOL but holds bytes other than 0 and 1`,
+        { name },
+      );
     }
     const { array, bytes: width } = DTYPES[dtype];
     // A typed array needs its own alignment, which a file does not promise.
     const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
-    return tensor(new array(aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.length / width), shape, { ...options, dtype });
+    return tensor(new array(aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.length / width), shape, {
+      ...options,
+      dtype,
+    });
   }
   /** Lets go of the mapping. */
   [Symbol.dispose](): void {
@@ -94,10 +108,13 @@ export function openSafetensors(path: string): SafetensorsFile {
     const status = fstatSync(file);
     if (!status.isFile()) throw new FormatError(`[safetensors] ${path} is not a regular file`, { path });
     if (status.size < HEADER_BYTES) {
-      throw new FormatError(`[safetensors] ${path} has ${status.size} bytes; the header's length alone takes ${HEADER_BYTES}`, {
-        path,
-        bytes: status.size,
-      });
+      throw new FormatError(
+        `[safetensors] ${path} has ${status.size} bytes; the header's length alone takes ${HEADER_BYTES}`,
+        {
+          path,
+          bytes: status.size,
+        },
+      );
     }
   } finally {
     closeSync(file);
@@ -108,7 +125,10 @@ export function openSafetensors(path: string): SafetensorsFile {
 export type NamedTensors = ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>;
 
 /** Header bytes and the tensors in the order of the file: by falling element size, so that each stays aligned, then by name. */
-function layOut(tensors: NamedTensors, metadata: Readonly<Record<string, string>>): { header: Uint8Array; order: [string, Tensor][] } {
+function layOut(
+  tensors: NamedTensors,
+  metadata: Readonly<Record<string, string>>,
+): { header: Uint8Array; order: [string, Tensor][] } {
   const order = [...(tensors instanceof Map ? tensors : Object.entries(tensors))] as [string, Tensor][];
   const width = (t: Tensor): number => DTYPES[t.dtype].bytes;
   order.sort(([a, x], [b, y]) => width(y) - width(x) || (a < b ? -1 : a > b ? 1 : 0));
@@ -116,13 +136,16 @@ function layOut(tensors: NamedTensors, metadata: Readonly<Record<string, string>
   let at = 0;
   for (const [name, t] of order) {
     t.check();
-    if (name === "__metadata__") throw new ArgumentError("[safetensors] a tensor cannot be named __metadata__", { name });
+    if (name === "__metadata__")
+      throw new ArgumentError("[safetensors] a tensor cannot be named __metadata__", { name });
     const end = at + t.size * width(t);
     const shape: Shape = t.shape;
     fields.push([name, { dtype: FORMAT_OF[t.dtype], shape, data_offsets: [at, end] }]);
     at = end;
   }
-  const json = new TextEncoder().encode(`{${fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`);
+  const json = new TextEncoder().encode(
+    `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`,
+  );
   const header = new Uint8Array(HEADER_BYTES + Math.ceil(json.length / 8) * 8).fill(0x20); // spaces keep the data 8-byte aligned
   new DataView(header.buffer).setBigUint64(0, BigInt(header.length - HEADER_BYTES), true);
   header.set(json, HEADER_BYTES);
@@ -132,7 +155,11 @@ function layOut(tensors: NamedTensors, metadata: Readonly<Record<string, string>
  * Writes tensors to a safetensors file: into a temporary file beside it, synced, then renamed, so that a reader or a crash sees the
  * old file or the new one. Throws ArgumentError, DisposedError and the system's own errors; then the old file is untouched.
  */
-export async function writeSafetensors(path: string, tensors: NamedTensors, metadata: Readonly<Record<string, string>> = {}): Promise<void> {
+export async function writeSafetensors(
+  path: string,
+  tensors: NamedTensors,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const { header, order } = layOut(tensors, metadata);
   const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
   const file = await open(temporary, "wx");
@@ -141,7 +168,8 @@ export async function writeSafetensors(path: string, tensors: NamedTensors, meta
       await file.writeFile(header);
       for (const [name, t] of order) {
         const values = await t.read();
-        if (values.length !== t.size) throw new FormatError(`[safetensors] "${name}" ${show(t)} changed while it was written`, { name });
+        if (values.length !== t.size)
+          throw new FormatError(`[safetensors] "${name}" ${show(t)} changed while it was written`, { name });
         await file.writeFile(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
       }
       await file.sync();

@@ -22,17 +22,25 @@ export function oneEngine(what: string, first: Tensor, ...rest: readonly (Tensor
 export function sameDType(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): void {
   for (const t of rest) {
     if (t !== undefined && t.dtype !== first.dtype) {
-      throw new DTypeError(`[${what}] operands must have one dtype; got ${show(first)} and ${show(t)}; convert with cast()`, {
-        dtypes: [first.dtype, t.dtype],
-      });
+      throw new DTypeError(
+        `[${what}] operands must have one dtype; got ${show(first)} and ${show(t)}; convert with cast()`,
+        {
+          dtypes: [first.dtype, t.dtype],
+        },
+      );
     }
   }
 }
 /** Throws DTypeError unless the dtype is a float. */
 export function floatOnly(what: string, t: Tensor): void {
   if (!isFloat(t.dtype)) {
-    throw new DTypeError(`[${what}] needs a float dtype (${Object.keys(DTYPES).filter((d) => isFloat(d as DType)).join(", ")}); got ${show(t)}`, {
-      dtype: t.dtype,
-    });
+    throw new DTypeError(
+      `[${what}] needs a float dtype (${Object.keys(DTYPES)
+        .filter((d) => isFloat(d as DType))
+        .join(", ")}); got ${show(t)}`,
+      {
+        dtype: t.dtype,
+      },
+    );
   }
 }

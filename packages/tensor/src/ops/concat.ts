@@ -13,7 +13,9 @@ export function concat<D extends DType>(tensors: readonly Tensor<D>[], axis = 0)
   const a = normalizeAxis(axis, first.rank, "concat");
   for (const t of rest) {
     if (t.rank !== first.rank || t.shape.some((n, i) => i !== a && n !== first.shape[i])) {
-      throw new ShapeError(`[concat] all axes but ${a} must agree; got ${tensors.map(show).join(", ")}`, { axis: a });
+      throw new ShapeError(`[concat] all axes but ${a} must agree; got ${tensors.map(show).join(", ")}`, {
+        axis: a,
+      });
     }
   }
   const shape = first.shape.slice();
@@ -31,7 +33,10 @@ export function concat<D extends DType>(tensors: readonly Tensor<D>[], axis = 0)
 export function copyInto(x: Tensor, out: Tensor): void {
   const engine = oneEngine("copyInto", x, out);
   if (x.shape.join() !== out.shape.join()) {
-    throw new ShapeError(`[copyInto] shapes must agree; got ${show(x)} into ${show(out)}`, { x: x.shape, out: out.shape });
+    throw new ShapeError(`[copyInto] shapes must agree; got ${show(x)} into ${show(out)}`, {
+      x: x.shape,
+      out: out.shape,
+    });
   }
   if (x.size > 0) engine.copy(x, out);
 }

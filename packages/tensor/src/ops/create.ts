@@ -37,19 +37,24 @@ function shapeOfNested(values: Nested): number[] {
 }
 function flatten(values: Nested, shape: Shape, axis: number, into: number[]): void {
   if (typeof values === "number") {
-    if (axis !== shape.length) throw new ShapeError("[tensor] nested rows must all have one depth", { shape });
+    if (axis !== shape.length)
+      throw new ShapeError("[tensor] nested rows must all have one depth", { shape });
     into.push(values);
     return;
   }
   if (values.length !== shape[axis]) {
-    throw new ShapeError(`[tensor] nested rows must have one length: axis ${axis} has ${shape[axis]} and ${values.length}`, { shape });
+    throw new ShapeError(
+      `[tensor] nested rows must have one length: axis ${axis} has ${shape[axis]} and ${values.length}`,
+      { shape },
+    );
   }
   for (const v of values) flatten(v, shape, axis + 1, into);
 }
 /** Numbers converted to the typed array of a dtype; bfloat16 rounds to nearest even. */
 function encode<D extends DType>(values: ArrayLike<number>, dtype: D): DTypeArrays[D] {
   const out = new DTYPES[dtype].array(values.length) as DTypeArrays[DType];
-  if (out instanceof BigInt64Array) for (let i = 0; i < out.length; i++) out[i] = BigInt(Math.trunc(values[i]!));
+  if (out instanceof BigInt64Array)
+    for (let i = 0; i < out.length; i++) out[i] = BigInt(Math.trunc(values[i]!));
   else if (dtype === "bfloat16") for (let i = 0; i < out.length; i++) out[i] = toBFloat16(values[i]!);
   else if (dtype === "bool") for (let i = 0; i < out.length; i++) out[i] = values[i] === 0 ? 0 : 1;
   else for (let i = 0; i < out.length; i++) out[i] = values[i]!;
@@ -72,10 +77,13 @@ export function tensor<D extends DType = "float32">(
   if (ArrayBuffer.isView(values)) {
     dtype = options.dtype ?? dtypeOfArray(values) ?? "bfloat16";
     if (!(values instanceof DTYPES[dtype].array)) {
-      throw new DTypeError(`[tensor] a ${values.constructor.name} cannot be taken as ${dtype}; convert it, or pass its own dtype`, {
-        dtype,
-        array: values.constructor.name,
-      });
+      throw new DTypeError(
+        `[tensor] a ${values.constructor.name} cannot be taken as ${dtype}; convert it, or pass its own dtype`,
+        {
+          dtype,
+          array: values.constructor.name,
+        },
+      );
     }
     if (values instanceof Uint16Array && options.dtype === undefined) {
       throw new DTypeError('[tensor] say dtype: "bfloat16" for a Uint16Array', { array: "Uint16Array" });
@@ -92,7 +100,10 @@ export function tensor<D extends DType = "float32">(
   const target = shape ?? own;
   checkShape(target, "tensor");
   if (sizeOf(target) !== host.length) {
-    throw new ShapeError(`[tensor] ${host.length} values do not fill shape [${target.join(", ")}]`, { values: host.length, shape: target });
+    throw new ShapeError(`[tensor] ${host.length} values do not fill shape [${target.join(", ")}]`, {
+      values: host.length,
+      shape: target,
+    });
   }
   const out = allocate(engine, dtype as D, target.slice());
   if (out.size > 0) engine.upload(host, out);
@@ -103,7 +114,11 @@ export function empty<D extends DType = "float32">(shape: Shape, options: Create
   return allocate(engineOf(options), (options.dtype ?? "float32") as D, shape.slice());
 }
 /** A tensor with one value throughout. */
-export function full<D extends DType = "float32">(shape: Shape, value: number, options: CreateOptions<D> = {}): Tensor<D> {
+export function full<D extends DType = "float32">(
+  shape: Shape,
+  value: number,
+  options: CreateOptions<D> = {},
+): Tensor<D> {
   const out = empty(shape, options);
   fill(out, value);
   return out;
@@ -126,9 +141,17 @@ export function fill(out: Tensor, value: number): void {
   out.engine.copy(wide, out);
 }
 /** start, start + step, ... below `end`, of dtype int32 by default. Throws ArgumentError when step is 0. */
-export function arange<D extends DType = "int32">(start: number, end: number, step = 1, options: CreateOptions<D> = {}): Tensor<D> {
+export function arange<D extends DType = "int32">(
+  start: number,
+  end: number,
+  step = 1,
+  options: CreateOptions<D> = {},
+): Tensor<D> {
   if (!Number.isFinite(start) || !Number.isFinite(end) || !Number.isFinite(step) || step === 0) {
-    throw new ArgumentError(`[arange] needs finite bounds and a step other than 0; got ${start}, ${end}, ${step}`, { start, end, step });
+    throw new ArgumentError(
+      `[arange] needs finite bounds and a step other than 0; got ${start}, ${end}, ${step}`,
+      { start, end, step },
+    );
   }
   const n = Math.max(0, Math.ceil((end - start) / step));
   const dtype = (options.dtype ?? "int32") as D;

@@ -1,4 +1,4 @@
-import { isFloat, type DType, type FloatDType } from "../core/dtype.ts";
+import type { DType, FloatDType } from "../core/dtype.ts";
 import { DTypeError } from "../core/errors.ts";
 import { broadcastShapes } from "../core/shape.ts";
 import { allocate, show, type Tensor } from "../core/tensor.ts";
@@ -52,9 +52,12 @@ const ARITHMETIC = new Set<DType>(["float64", "float32", "float16", "bfloat16", 
 function checkTakes(op: string, takes: Rule["takes"], x: Tensor): void {
   if (takes === "float") floatOnly(op, x);
   else if (takes === "bool" ? x.dtype !== "bool" : !ARITHMETIC.has(x.dtype)) {
-    throw new DTypeError(`[${op}] takes ${takes === "bool" ? "bool" : "float, int32 or int64"} tensors; got ${show(x)}; convert with cast()`, {
-      dtype: x.dtype,
-    });
+    throw new DTypeError(
+      `[${op}] takes ${takes === "bool" ? "bool" : "float, int32 or int64"} tensors; got ${show(x)}; convert with cast()`,
+      {
+        dtype: x.dtype,
+      },
+    );
   }
 }
 /** out = op(x) elementwise, in a new tensor. Throws DTypeError, DisposedError. */
@@ -87,7 +90,8 @@ export function binary(op: BinaryOp, a: Tensor, b: Tensor | number, out?: Tensor
   const shape = broadcastShapes(a.shape, b.shape, op);
   const dtype = rule.gives === "bool" ? "bool" : a.dtype;
   const target = out ?? allocate(engine, dtype, shape);
-  if (target.dtype !== dtype) throw new DTypeError(`[${op}] out must be ${dtype}; got ${show(target)}`, { dtype: target.dtype });
+  if (target.dtype !== dtype)
+    throw new DTypeError(`[${op}] out must be ${dtype}; got ${show(target)}`, { dtype: target.dtype });
   using x = a.broadcastTo(target.shape);
   using y = b.broadcastTo(target.shape);
   if (target.size > 0) engine.binary(op, x, y, target);

@@ -6,7 +6,9 @@ import { oneEngine, sameDType } from "./check.ts";
 /** Throws ArgumentError when an index is outside 0 .. rows - 1; on a device the kernel's own check stands instead. */
 function checkIndices(what: string, indices: Tensor, rows: number): void {
   if (indices.dtype !== "int32" && indices.dtype !== "int64") {
-    throw new DTypeError(`[${what}] indices must be int32 or int64; got ${show(indices)}`, { dtype: indices.dtype });
+    throw new DTypeError(`[${what}] indices must be int32 or int64; got ${show(indices)}`, {
+      dtype: indices.dtype,
+    });
   }
   if (indices.engine.device !== "cpu") return;
   using flat = indices.contiguous();
@@ -14,7 +16,11 @@ function checkIndices(what: string, indices: Tensor, rows: number): void {
   for (let i = 0; i < data.length; i++) {
     const index = Number(data[i]);
     if (index < 0 || index >= rows) {
-      throw new ArgumentError(`[${what}] index ${index} at position ${i} is outside 0..${rows - 1}`, { index, position: i, rows });
+      throw new ArgumentError(`[${what}] index ${index} at position ${i} is outside 0..${rows - 1}`, {
+        index,
+        position: i,
+        rows,
+      });
     }
   }
 }
@@ -24,7 +30,8 @@ function checkIndices(what: string, indices: Tensor, rows: number): void {
  */
 export function gather<D extends DType>(x: Tensor<D>, indices: Tensor): Tensor<D> {
   const engine = oneEngine("gather", x, indices);
-  if (x.rank === 0) throw new ShapeError(`[gather] needs at least one axis; got ${show(x)}`, { shape: x.shape });
+  if (x.rank === 0)
+    throw new ShapeError(`[gather] needs at least one axis; got ${show(x)}`, { shape: x.shape });
   checkIndices("gather", indices, x.shape[0]!);
   const rest = x.shape.slice(1);
   using dense = indices.contiguous();
@@ -40,12 +47,20 @@ export function gather<D extends DType>(x: Tensor<D>, indices: Tensor): Tensor<D
 export function scatterAdd(x: Tensor, indices: Tensor, out: Tensor): void {
   const engine = oneEngine("scatterAdd", x, indices, out);
   sameDType("scatterAdd", x, out);
-  if (x.rank === 0 || indices.rank !== 1 || indices.size !== x.shape[0] || x.shape.slice(1).join() !== out.shape.slice(1).join()) {
-    throw new ShapeError(`[scatterAdd] needs x [n, ...], indices [n], out [R, ...]; got ${show(x)}, ${show(indices)}, ${show(out)}`, {
-      x: x.shape,
-      indices: indices.shape,
-      out: out.shape,
-    });
+  if (
+    x.rank === 0 ||
+    indices.rank !== 1 ||
+    indices.size !== x.shape[0] ||
+    x.shape.slice(1).join() !== out.shape.slice(1).join()
+  ) {
+    throw new ShapeError(
+      `[scatterAdd] needs x [n, ...], indices [n], out [R, ...]; got ${show(x)}, ${show(indices)}, ${show(out)}`,
+      {
+        x: x.shape,
+        indices: indices.shape,
+        out: out.shape,
+      },
+    );
   }
   checkIndices("scatterAdd", indices, out.shape[0]!);
   if (x.size > 0) engine.scatterAdd(x, indices, out);

@@ -19,20 +19,30 @@ export interface MatmulOptions {
  * alpha * a @ b + beta * out for a [..., M, K] and b [..., K, N]; leading axes broadcast. Transpose an operand with transpose(), which
  * copies nothing. 16-bit floats accumulate in float32 and round once. Throws ShapeError, DTypeError, DeviceError, DisposedError.
  */
-export function matmul<D extends FloatDType>(a: Tensor<D>, b: Tensor<NoInfer<D>>, options: MatmulOptions = {}): Tensor<D> {
+export function matmul<D extends FloatDType>(
+  a: Tensor<D>,
+  b: Tensor<NoInfer<D>>,
+  options: MatmulOptions = {},
+): Tensor<D> {
   const { alpha = 1, beta = 0 } = options;
   const engine = oneEngine("matmul", a, b, options.out);
   floatOnly("matmul", a);
   sameDType("matmul", a, b, options.out);
   if (a.rank < 2 || b.rank < 2 || a.shape[a.rank - 1] !== b.shape[b.rank - 2]) {
-    throw new ShapeError(`[matmul] needs [..., M, K] and [..., K, N]; got ${show(a)} and ${show(b)}`, { a: a.shape, b: b.shape });
+    throw new ShapeError(`[matmul] needs [..., M, K] and [..., K, N]; got ${show(a)} and ${show(b)}`, {
+      a: a.shape,
+      b: b.shape,
+    });
   }
   const [M, K] = a.shape.slice(-2) as [number, number];
   const N = b.shape[b.rank - 1]!;
   const lead = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2), "matmul");
   const shape = [...lead, M, N];
   if (options.out !== undefined && options.out.shape.join() !== shape.join()) {
-    throw new ShapeError(`[matmul] out must be [${shape.join(", ")}]; got ${show(options.out)}`, { out: options.out.shape, shape });
+    throw new ShapeError(`[matmul] out must be [${shape.join(", ")}]; got ${show(options.out)}`, {
+      out: options.out.shape,
+      shape,
+    });
   }
   const out = (options.out ?? allocate(engine, a.dtype, shape)) as Tensor<D>;
   if (out.size === 0) return out;

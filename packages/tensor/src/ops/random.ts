@@ -26,7 +26,11 @@ function sfc32(seed: number): () => number {
   for (let i = 0; i < 16; i++) next();
   return next;
 }
-function generate<D extends FloatDType>(shape: Shape, options: RandomOptions<D>, draw: (unit: () => number) => number): Tensor<D> {
+function generate<D extends FloatDType>(
+  shape: Shape,
+  options: RandomOptions<D>,
+  draw: (unit: () => number) => number,
+): Tensor<D> {
   const dtype = (options.dtype ?? "float32") as D;
   const bits = sfc32(options.seed ?? 0);
   const unit = (): number => (bits() * 2 ** 21 + (bits() >>> 11)) * 2 ** -53;
@@ -43,7 +47,11 @@ export function randn<D extends FloatDType = "float32">(
   options: RandomOptions<D> & { readonly mean?: number; readonly std?: number } = {},
 ): Tensor<D> {
   const { mean = 0, std = 1 } = options;
-  return generate(shape, options, (unit) => mean + std * Math.sqrt(-2 * Math.log(1 - unit())) * Math.cos(2 * Math.PI * unit()));
+  return generate(
+    shape,
+    options,
+    (unit) => mean + std * Math.sqrt(-2 * Math.log(1 - unit())) * Math.cos(2 * Math.PI * unit()),
+  );
 }
 /** Uniformly distributed numbers in [low, high), by default [0, 1). */
 export function uniform<D extends FloatDType = "float32">(

@@ -20,14 +20,17 @@ const EMPTY: Readonly<Record<ReduceOp, number | undefined>> = { sum: 0, max: und
 export function reduce<D extends DType>(op: ReduceOp, x: Tensor<D>, options: ReduceOptions = {}): Tensor<D> {
   const engine = oneEngine(op, x);
   if (x.dtype === "uint8" || x.dtype === "bool") {
-    throw new DTypeError(`[${op}] takes float, int32 or int64 tensors; got ${show(x)}; convert with cast()`, { dtype: x.dtype });
+    throw new DTypeError(`[${op}] takes float, int32 or int64 tensors; got ${show(x)}; convert with cast()`, {
+      dtype: x.dtype,
+    });
   }
   const axes = new Set((options.axes ?? x.shape.map((_, i) => i)).map((a) => normalizeAxis(a, x.rank, op)));
   const kept = x.shape.map((n, i) => (axes.has(i) ? 1 : n));
   const out = allocate(engine, x.dtype, kept);
   if (out.size > 0 && x.size === 0) {
     const identity = EMPTY[op];
-    if (identity === undefined) throw new ArgumentError(`[${op}] of no elements is not defined; got ${show(x)}`, { shape: x.shape });
+    if (identity === undefined)
+      throw new ArgumentError(`[${op}] of no elements is not defined; got ${show(x)}`, { shape: x.shape });
     fill(out, identity);
   } else if (out.size > 0) engine.reduce(op, x, out);
   if (options.keepDims === true) return out;

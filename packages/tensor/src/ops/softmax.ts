@@ -7,7 +7,8 @@ import { floatOnly, oneEngine } from "./check.ts";
 export function softmax<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
   const engine = oneEngine("softmax", x);
   floatOnly("softmax", x);
-  if (x.rank === 0) throw new ShapeError(`[softmax] needs at least one axis; got ${show(x)}`, { shape: x.shape });
+  if (x.rank === 0)
+    throw new ShapeError(`[softmax] needs at least one axis; got ${show(x)}`, { shape: x.shape });
   const out = allocate(engine, x.dtype, x.shape);
   if (out.size > 0) engine.softmax(x, out);
   return out;

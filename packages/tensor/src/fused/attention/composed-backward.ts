@@ -38,7 +38,8 @@ export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
     const delta = sum(mul(dOut, perRow(plan.out)), last);
     const dp = matmul(dOut, v.transpose());
     const ds = maskZero(mul(p, sub(dp, delta)), s.allowed);
-    const slope = rules.softcap > 0 ? sub(unary("square", div(s.softcapped, rules.softcap)) as F, 1) : undefined; // tanh^2 - 1
+    const slope =
+      rules.softcap > 0 ? sub(unary("square", div(s.softcapped, rules.softcap)) as F, 1) : undefined; // tanh^2 - 1
     const dRaw = slope === undefined ? ds : maskZero(neg(mul(ds, slope)), s.allowed);
 
     const dq = matmul(dRaw, finiteOnly(k), { alpha: rules.scale });

@@ -4,7 +4,19 @@ import type { Tensor } from "../../core/tensor.ts";
 import { cast } from "../../ops/cast.ts";
 import { concat, copyInto } from "../../ops/concat.ts";
 import { arange, full } from "../../ops/create.ts";
-import { add, binary, div, exp, log, maskNegInf, maskZero, mul, sub, tanh, unary } from "../../ops/elementwise.ts";
+import {
+  add,
+  binary,
+  div,
+  exp,
+  log,
+  maskNegInf,
+  maskZero,
+  mul,
+  sub,
+  tanh,
+  unary,
+} from "../../ops/elementwise.ts";
 import { matmul } from "../../ops/matmul.ts";
 import { max, sum } from "../../ops/reduce.ts";
 import { softmax } from "../../ops/softmax.ts";
@@ -26,7 +38,13 @@ export function splitHeads<T extends Tensor>(t: T, Hkv: number, Hq: number): T {
 }
 /** Position of each query: int64 [B or 1, 1, 1, S, 1], so that no window or offset overflows. */
 function queryPositions(rules: ScoreRules, S: number, Sk: number, like: Tensor): Tensor<"int64"> {
-  const rows = arange(0, S, 1, { dtype: "int64", engine: like.engine }).reshape([1, 1, 1, S, 1]) as Tensor<"int64">;
+  const rows = arange(0, S, 1, { dtype: "int64", engine: like.engine }).reshape([
+    1,
+    1,
+    1,
+    S,
+    1,
+  ]) as Tensor<"int64">;
   const { queryOffset, kvLengths } = rules;
   if (typeof queryOffset === "number") return add(rows, queryOffset);
   if (typeof queryOffset === "object") return add(rows, perBatch(queryOffset));
@@ -78,13 +96,19 @@ export function finiteOnly(x: F): F {
 export type ScoreStage = "raw" | "softcapped" | "masked" | "probabilities";
 
 /** softmax(scores) V from core operations: the meaning that every attention kernel must match. Returns the stage asked for. */
-export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softmaxDType?: FloatDType): F | undefined {
+export function attentionComposed(
+  plan: AttentionPlan,
+  stage?: ScoreStage,
+  softmaxDType?: FloatDType,
+): F | undefined {
   return scope(() => {
     const { dims, rules } = plan;
     const { B, Hq, Hkv, S, Sk } = dims;
     const { q, k, v } = grouped(plan);
     const s = scores(q, k, rules, Hq);
-    const sinkColumn = rules.sinks?.reshape([1, Hkv, Hq / Hkv, 1, 1]).broadcastTo([B, Hkv, Hq / Hkv, S, 1]) as F | undefined;
+    const sinkColumn = rules.sinks
+      ?.reshape([1, Hkv, Hq / Hkv, 1, 1])
+      .broadcastTo([B, Hkv, Hq / Hkv, S, 1]) as F | undefined;
     const logits = sinkColumn === undefined ? s.masked : concat([s.masked, sinkColumn], -1);
     const weights = cast(softmax(cast(logits, softmaxDType ?? logits.dtype)), q.dtype).slice(-1, 0, Sk) as F;
     // 0 * NaN is NaN, so values that are not finite stay out of the product; a row that sees one becomes NaN all the same.
@@ -98,6 +122,8 @@ export function attentionComposed(plan: AttentionPlan, stage?: ScoreStage, softm
       const lse = add(log(sum(exp(sub(logits, top)), { axes: [-1], keepDims: true })), top);
       copyInto(lse.reshape([B, Hq, S]), plan.lse);
     }
-    return stage === undefined ? undefined : ((stage === "probabilities" ? weights : s[stage]).contiguous().reshape([B, Hq, S, Sk]) as F);
+    return stage === undefined
+      ? undefined
+      : ((stage === "probabilities" ? weights : s[stage]).contiguous().reshape([B, Hq, S, Sk]) as F);
   });
 }

@@ -7,11 +7,18 @@ import { fill } from "../../ops/create.ts";
 import { attentionBackwardComposed } from "./composed-backward.ts";
 import { attentionComposed, type ScoreStage } from "./composed.ts";
 import type { AttentionOptions } from "./options.ts";
-import { type AttentionBackwardPlan, type AttentionGradients, type AttentionPlan, planAttention, planAttentionBackward } from "./plan.ts";
+import {
+  type AttentionBackwardPlan,
+  type AttentionGradients,
+  type AttentionPlan,
+  planAttention,
+  planAttentionBackward,
+} from "./plan.ts";
 
 /** Runs the forward pass; where there are no keys at all, out is 0 and lse the sink or -Infinity. */
 function forward(plan: AttentionPlan, o: AttentionOptions): void {
-  if (plan.dims.Sk > 0 && plan.out.size > 0) return dispatch(plan.engine, "attention", plan, attentionComposed, o.fused);
+  if (plan.dims.Sk > 0 && plan.out.size > 0)
+    return dispatch(plan.engine, "attention", plan, attentionComposed, o.fused);
   fill(plan.out, 0);
   if (plan.lse === undefined) return;
   const { sinks } = plan.rules;
@@ -82,7 +89,13 @@ export function attentionVjp<D extends FloatDType>(
   return scope(() => {
     const plan = planAttention(q, k, v, options, true);
     forward(plan, options);
-    const kept = { ...plan, q: plan.q.alias(), k: plan.k.alias(), v: plan.v.alias(), out: plan.out.alias() } as AttentionPlan;
+    const kept = {
+      ...plan,
+      q: plan.q.alias(),
+      k: plan.k.alias(),
+      v: plan.v.alias(),
+      out: plan.out.alias(),
+    } as AttentionPlan;
     const { mask, alibiSlopes, sinks, kvLengths, queryOffset } = plan.rules;
     const own = (t: Tensor | undefined): Tensor | undefined => t?.alias();
     const rules = {
@@ -93,7 +106,13 @@ export function attentionVjp<D extends FloatDType>(
       kvLengths: own(kvLengths) as Tensor<"int32"> | undefined,
       queryOffset: typeof queryOffset === "object" ? (queryOffset.alias() as Tensor<"int32">) : queryOffset,
     };
-    const operands = [kept.q, kept.k, kept.v, kept.out, ...Object.values(rules).filter((t) => typeof t === "object")] as Tensor[];
+    const operands = [
+      kept.q,
+      kept.k,
+      kept.v,
+      kept.out,
+      ...Object.values(rules).filter((t) => typeof t === "object"),
+    ] as Tensor[];
     const saved = [...operands, plan.lse!];
     return {
       output: plan.result as Tensor as Tensor<D>,
@@ -107,7 +126,8 @@ export function attentionVjp<D extends FloatDType>(
 function backward(plan: AttentionPlan, dOutput: Tensor, o: AttentionVjpOptions): AttentionGradients {
   return scope(() => {
     const { plan: full, gradients } = planAttentionBackward(plan, dOutput, o, o.attnMaskGradient ?? false);
-    if (full.dims.Sk > 0 && full.out.size > 0) dispatch(full.engine, "attentionBackward", full, attentionBackwardComposed, o.fused);
+    if (full.dims.Sk > 0 && full.out.size > 0)
+      dispatch(full.engine, "attentionBackward", full, attentionBackwardComposed, o.fused);
     else clear(full);
     return gradients;
   });

@@ -64,19 +64,32 @@ export interface AttentionBackwardPlan extends AttentionPlan {
 function side(value: number | undefined, name: string, what: string): number {
   if (value === undefined || value === Infinity) return -1;
   if (!Number.isSafeInteger(value) || value < 0) {
-    throw new ArgumentError(`[${what}] window.${name} must be a whole number of at least 0, or absent for no bound; got ${value}`, {
-      [name]: value,
-    });
+    throw new ArgumentError(
+      `[${what}] window.${name} must be a whole number of at least 0, or absent for no bound; got ${value}`,
+      {
+        [name]: value,
+      },
+    );
   }
   return value;
 }
 /** The two-sided window with causality folded in; -1 is open. */
-export function resolveWindow(isCausal: boolean | undefined, window: Window | undefined, what: string): [number, number] {
+export function resolveWindow(
+  isCausal: boolean | undefined,
+  window: Window | undefined,
+  what: string,
+): [number, number] {
   const left = side(window?.left, "left", what);
   const right = side(window?.right, "right", what);
   return [left, isCausal === true ? 0 : right];
 }
-function perHead(what: string, name: string, t: Tensor | undefined, Hq: number, dtype: FloatDType): Tensor | undefined {
+function perHead(
+  what: string,
+  name: string,
+  t: Tensor | undefined,
+  Hq: number,
+  dtype: FloatDType,
+): Tensor | undefined {
   if (t === undefined) return undefined;
   floatOnly(`${what}.${name}`, t);
   if (t.rank !== 1 || t.shape[0] !== Hq) {
@@ -94,23 +107,39 @@ export function resolveScores(
 ): Pick<ScoreRules, "scale" | "softcap" | "windowLeft" | "windowRight" | "alibiSlopes" | "sinks"> {
   const scale = o.scale ?? 1 / Math.sqrt(D);
   const softcap = o.softcap ?? 0;
-  if (!Number.isFinite(scale)) throw new ArgumentError(`[${what}] scale must be finite; got ${scale}`, { scale });
+  if (!Number.isFinite(scale))
+    throw new ArgumentError(`[${what}] scale must be finite; got ${scale}`, { scale });
   if (!Number.isFinite(softcap) || softcap < 0) {
-    throw new ArgumentError(`[${what}] softcap must be positive, or absent for none; got ${softcap}`, { softcap });
+    throw new ArgumentError(`[${what}] softcap must be positive, or absent for none; got ${softcap}`, {
+      softcap,
+    });
   }
   const [windowLeft, windowRight] = resolveWindow(o.isCausal, o.window, what);
   const alibiSlopes = perHead(what, "alibiSlopes", o.alibiSlopes, Hq, dtype);
-  return { scale, softcap, windowLeft, windowRight, alibiSlopes, sinks: perHead(what, "sinks", o.sinks, Hq, dtype) };
+  return {
+    scale,
+    softcap,
+    windowLeft,
+    windowRight,
+    alibiSlopes,
+    sinks: perHead(what, "sinks", o.sinks, Hq, dtype),
+  };
 }
 function perSequence(name: string, t: Tensor, B: number, low: number, high: number): Tensor<"int32"> {
   if (t.dtype !== "int32" || t.rank !== 1 || t.shape[0] !== B) {
-    throw new ShapeError(`[attention] ${name} must be int32[${B}], one per sequence; got ${show(t)}`, { [name]: t.shape, B });
+    throw new ShapeError(`[attention] ${name} must be int32[${B}], one per sequence; got ${show(t)}`, {
+      [name]: t.shape,
+      B,
+    });
   }
   if (t.engine.device === "cpu") {
     using dense = t.contiguous();
     (dense.data as Int32Array).forEach((n, b) => {
       if (n < low || n > high) {
-        throw new ArgumentError(`[attention] ${name}[${b}] must be from ${low} to ${high}; got ${n}`, { [name]: n, sequence: b });
+        throw new ArgumentError(`[attention] ${name}[${b}] must be from ${low} to ${high}; got ${n}`, {
+          [name]: n,
+          sequence: b,
+        });
       }
     });
   }
@@ -120,31 +149,49 @@ function resolveMask(mask: Tensor | undefined, d: AttentionDims): Tensor | undef
   if (mask === undefined) return undefined;
   if (mask.dtype !== "bool") {
     if (mask.dtype === "int32" || mask.dtype === "int64" || mask.dtype === "uint8") {
-      throw new DTypeError(`[attention] attnMask must be bool (true may attend) or float (added); got ${show(mask)}`, { dtype: mask.dtype });
+      throw new DTypeError(
+        `[attention] attnMask must be bool (true may attend) or float (added); got ${show(mask)}`,
+        { dtype: mask.dtype },
+      );
     }
   }
   const full = [d.B, d.Hq, d.S, d.Sk];
   const lead = 4 - mask.rank;
   if (lead < 0 || mask.shape.some((n, i) => n !== 1 && n !== full[lead + i])) {
-    throw new ShapeError(`[attention] attnMask must broadcast to [B, Hq, S, Sk] = [${full.join(", ")}]; got ${show(mask)}`, {
-      attnMask: mask.shape,
-      full,
-    });
+    throw new ShapeError(
+      `[attention] attnMask must broadcast to [B, Hq, S, Sk] = [${full.join(", ")}]; got ${show(mask)}`,
+      {
+        attnMask: mask.shape,
+        full,
+      },
+    );
   }
   return mask.broadcastTo(full);
 }
 /** [B, S, H, D] views of q, k and v and their lengths. */
-function resolveOperands(q: Tensor, k: Tensor, v: Tensor, layout: AttentionOptions["layout"]): { views: Tensor[]; dims: AttentionDims } {
+function resolveOperands(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  layout: AttentionOptions["layout"],
+): { views: Tensor[]; dims: AttentionDims } {
   const fail = (why: string): never => {
-    throw new ShapeError(`[attention] ${why}; got q ${show(q)}, k ${show(k)}, v ${show(v)}`, { q: q.shape, k: k.shape, v: v.shape, layout });
+    throw new ShapeError(`[attention] ${why}; got q ${show(q)}, k ${show(k)}, v ${show(v)}`, {
+      q: q.shape,
+      k: k.shape,
+      v: v.shape,
+      layout,
+    });
   };
-  for (const t of [q, k, v]) if (t.rank !== 4) fail(`q, k and v must have rank 4 (${layout === "bhsd" ? "B, H, S, D" : "B, S, H, D"})`);
+  for (const t of [q, k, v])
+    if (t.rank !== 4)
+      fail(`q, k and v must have rank 4 (${layout === "bhsd" ? "B, H, S, D" : "B, S, H, D"})`);
   const views = [q, k, v].map((t) => (layout === "bhsd" ? t.transpose(1, 2) : t));
-  const [[B, S, Hq, D], [Bk, Sk, Hkv, Dk], [Bv, Sv, Hv, Dv]] = views.map((t) => t.shape) as [number[], number[], number[]] as [
-    [number, number, number, number],
-    [number, number, number, number],
-    [number, number, number, number],
-  ];
+  const [[B, S, Hq, D], [Bk, Sk, Hkv, Dk], [Bv, Sv, Hv, Dv]] = views.map((t) => t.shape) as [
+    number[],
+    number[],
+    number[],
+  ] as [[number, number, number, number], [number, number, number, number], [number, number, number, number]];
   if (Bk !== B || Bv !== B) fail("batch sizes must match");
   if (Dk !== D) fail("q and k must have one head size");
   if (D === 0) fail("the head size must be at least 1");
@@ -164,7 +211,18 @@ export function planAttention(
   wantLse: boolean,
   given?: { readonly out: Tensor; readonly lse: Tensor },
 ): AttentionPlan & { readonly result: Tensor } {
-  const engine = oneEngine("attention", q, k, v, o.attnMask, o.alibiSlopes, o.sinks, o.kvLengths, given?.out, given?.lse);
+  const engine = oneEngine(
+    "attention",
+    q,
+    k,
+    v,
+    o.attnMask,
+    o.alibiSlopes,
+    o.sinks,
+    o.kvLengths,
+    given?.out,
+    given?.lse,
+  );
   floatOnly("attention", q);
   sameDType("attention", q, k, v);
   const dtype = q.dtype as FloatDType;
@@ -172,20 +230,25 @@ export function planAttention(
   const { B, S, Sk, Hq, D, Dv } = dims;
   const offset = o.queryOffset ?? "end";
   if (typeof offset === "number" && !Number.isSafeInteger(offset)) {
-    throw new ArgumentError(`[attention] queryOffset must be a whole number; got ${offset}`, { queryOffset: offset });
+    throw new ArgumentError(`[attention] queryOffset must be a whole number; got ${offset}`, {
+      queryOffset: offset,
+    });
   }
   const rules: ScoreRules = {
     ...resolveScores("attention", o, D, Hq, dtype),
     mask: resolveMask(o.attnMask, dims),
     kvLengths: o.kvLengths && perSequence("kvLengths", o.kvLengths, B, 0, Sk),
-    queryOffset: typeof offset === "object" ? perSequence("queryOffset", offset, B, -(2 ** 31), 2 ** 31 - 1) : offset,
+    queryOffset:
+      typeof offset === "object" ? perSequence("queryOffset", offset, B, -(2 ** 31), 2 ** 31 - 1) : offset,
   };
   const shape = o.layout === "bhsd" ? [B, Hq, S, Dv] : [B, S, Hq, Dv];
   const result = given?.out ?? allocate(engine, dtype, shape);
   const lse = given?.lse ?? (wantLse ? allocate(engine, accumulatorOf(dtype), [B, Hq, S]) : undefined);
   const [qv, kv, vv] = views as [Tensor<FloatDType>, Tensor<FloatDType>, Tensor<FloatDType>];
   const out = (o.layout === "bhsd" ? result.transpose(1, 2) : result) as Tensor<FloatDType>;
-  return { engine, dims, rules, q: qv, k: kv, v: vv, out, lse, result } as AttentionPlan & { readonly result: Tensor };
+  return { engine, dims, rules, q: qv, k: kv, v: vv, out, lse, result } as AttentionPlan & {
+    readonly result: Tensor;
+  };
 }
 /** Gradients in the operands' own shapes and layout. */
 export interface AttentionGradients {
@@ -210,9 +273,12 @@ export function planAttentionBackward(
   const flip = <T extends Tensor>(t: T): T => (o.layout === "bhsd" ? (t.transpose(1, 2) as T) : t);
   const upstream = flip(dOut as Tensor<FloatDType>);
   if (upstream.shape.join() !== out.shape.join()) {
-    throw new ShapeError(`[attention backward] the gradient must have the output's shape; got ${show(dOut)} for ${show(flip(out))}`, {
-      dOut: dOut.shape,
-    });
+    throw new ShapeError(
+      `[attention backward] the gradient must have the output's shape; got ${show(dOut)} for ${show(flip(out))}`,
+      {
+        dOut: dOut.shape,
+      },
+    );
   }
   const acc = accumulatorOf(out.dtype);
   const like = (t: Tensor): Tensor => allocate(engine, t.dtype as DType, flip(t).shape);
@@ -222,7 +288,9 @@ export function planAttentionBackward(
   let gMask: Tensor | undefined;
   if (attnMaskGradient) {
     if (o.attnMask === undefined || o.attnMask.dtype === "bool") {
-      throw new ArgumentError("[attention backward] attnMaskGradient needs a float attnMask", { attnMask: o.attnMask && show(o.attnMask) });
+      throw new ArgumentError("[attention backward] attnMaskGradient needs a float attnMask", {
+        attnMask: o.attnMask && show(o.attnMask),
+      });
     }
     gMask = allocate(engine, acc, o.attnMask.shape);
     fill(gMask, 0);
@@ -238,6 +306,12 @@ export function planAttentionBackward(
     dMask: gMask?.broadcastTo(rules.mask!.shape),
     dSinks: gSinks,
   } as AttentionBackwardPlan;
-  const gradients = { q: gq, k: gk, v: gv, ...(gMask && { attnMask: gMask }), ...(gSinks && { sinks: gSinks }) };
+  const gradients = {
+    q: gq,
+    k: gk,
+    v: gv,
+    ...(gMask && { attnMask: gMask }),
+    ...(gSinks && { sinks: gSinks }),
+  };
   return { plan, gradients };
 }

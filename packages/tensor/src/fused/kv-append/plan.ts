@@ -16,26 +16,45 @@ export interface KvAppendPlan {
   readonly slots: Tensor<"int32">; // [T]; page * pageSize + row, -1: skip
 }
 /** Checks an append. Throws ShapeError, DTypeError, ArgumentError (slot out of range), DeviceError, DisposedError. */
-export function planKvAppend(k: Tensor, v: Tensor, kPages: Tensor, vPages: Tensor, slots: Tensor<"int32">): KvAppendPlan {
+export function planKvAppend(
+  k: Tensor,
+  v: Tensor,
+  kPages: Tensor,
+  vPages: Tensor,
+  slots: Tensor<"int32">,
+): KvAppendPlan {
   const engine = oneEngine("kvAppend", k, v, kPages, vPages, slots);
   for (const t of [k, v, kPages, vPages]) floatOnly("kvAppend", t);
   sameDType("kvAppend", k, v);
   sameDType("kvAppend", kPages, vPages);
   const [P, Hkv, pageSize] = kPages.shape as unknown as [number, number, number];
   const row = (t: Tensor, pages: Tensor): boolean =>
-    t.rank === 3 && pages.rank === 4 && t.shape[0] === slots.size && t.shape[1] === Hkv && t.shape[2] === pages.shape[3];
-  if (!row(k, kPages) || !row(v, vPages) || vPages.shape.slice(0, 3).join() !== kPages.shape.slice(0, 3).join()) {
+    t.rank === 3 &&
+    pages.rank === 4 &&
+    t.shape[0] === slots.size &&
+    t.shape[1] === Hkv &&
+    t.shape[2] === pages.shape[3];
+  if (
+    !row(k, kPages) ||
+    !row(v, vPages) ||
+    vPages.shape.slice(0, 3).join() !== kPages.shape.slice(0, 3).join()
+  ) {
     throw new ShapeError(
       `[kvAppend] needs k [T, Hkv, D], v [T, Hkv, Dv], pages [P, Hkv, pageSize, D or Dv], slots [T]; got k ${show(k)}, v ${show(v)}, kPages ${show(kPages)}, vPages ${show(vPages)}, slots ${show(slots)}`,
       { k: k.shape, v: v.shape, kPages: kPages.shape, vPages: vPages.shape, slots: slots.shape },
     );
   }
-  if (slots.dtype !== "int32" || slots.rank !== 1) throw new ShapeError(`[kvAppend] slots must be int32[T]; got ${show(slots)}`, { slots: slots.shape });
+  if (slots.dtype !== "int32" || slots.rank !== 1)
+    throw new ShapeError(`[kvAppend] slots must be int32[T]; got ${show(slots)}`, { slots: slots.shape });
   if (engine.device === "cpu") {
     using dense = slots.contiguous();
     (dense.data as Int32Array).forEach((slot, t) => {
       if (slot < -1 || slot >= P * pageSize) {
-        throw new ArgumentError(`[kvAppend] slot ${slot} of row ${t} is outside -1..${P * pageSize - 1}`, { slot, row: t, slots: P * pageSize });
+        throw new ArgumentError(`[kvAppend] slot ${slot} of row ${t} is outside -1..${P * pageSize - 1}`, {
+          slot,
+          row: t,
+          slots: P * pageSize,
+        });
       }
     });
   }

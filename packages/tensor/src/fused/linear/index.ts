@@ -19,7 +19,11 @@ export interface LinearOptions {
  * float16 and bfloat16 weights as they are. Sums in float32 (float64 for float64). Throws ShapeError, DTypeError, DeviceError,
  * DisposedError.
  */
-export function linear<D extends FloatDType>(x: Tensor<D>, weight: Tensor, options: LinearOptions = {}): Tensor<D> {
+export function linear<D extends FloatDType>(
+  x: Tensor<D>,
+  weight: Tensor,
+  options: LinearOptions = {},
+): Tensor<D> {
   return scope(() => {
     const { plan, result } = planLinear(x, weight, options.bias);
     if (result.size > 0) dispatch(plan.engine, "linear", plan, linearComposed, options.fused);

@@ -24,7 +24,11 @@ export function asRows(x: Tensor, width: number): Tensor {
  * Checks a linear map and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError,
  * DeviceError, DisposedError, OutOfMemoryError.
  */
-export function planLinear(x: Tensor, weight: Tensor, bias: Tensor | undefined): { readonly plan: LinearPlan; readonly result: Tensor } {
+export function planLinear(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | undefined,
+): { readonly plan: LinearPlan; readonly result: Tensor } {
   const engine = oneEngine("linear", x, weight, bias);
   floatOnly("linear", x);
   const mixed = x.dtype === "float32" && DTYPES[weight.dtype].isFloat && DTYPES[weight.dtype].bytes === 2;
@@ -32,14 +36,20 @@ export function planLinear(x: Tensor, weight: Tensor, bias: Tensor | undefined):
   sameDType("linear", x, bias);
   const K = x.shape[x.rank - 1];
   if (x.rank < 1 || weight.rank !== 2 || weight.shape[1] !== K) {
-    throw new ShapeError(`[linear] needs x [..., in] and weight [out, in]; got x ${show(x)}, weight ${show(weight)}`, {
-      x: x.shape,
-      weight: weight.shape,
-    });
+    throw new ShapeError(
+      `[linear] needs x [..., in] and weight [out, in]; got x ${show(x)}, weight ${show(weight)}`,
+      {
+        x: x.shape,
+        weight: weight.shape,
+      },
+    );
   }
   const N = weight.shape[0]!;
   if (bias !== undefined && (bias.rank !== 1 || bias.shape[0] !== N)) {
-    throw new ShapeError(`[linear] bias must be [out] = [${N}]; got ${show(bias)}`, { bias: bias.shape, out: N });
+    throw new ShapeError(`[linear] bias must be [out] = [${N}]; got ${show(bias)}`, {
+      bias: bias.shape,
+      out: N,
+    });
   }
   const rows = asRows(x, weight.shape[1]!) as Tensor<FloatDType>;
   const result = allocate(engine, x.dtype as FloatDType, [...x.shape.slice(0, -1), N]);
@@ -52,6 +62,9 @@ export function checkLinearGradient(x: Tensor, weight: Tensor, dOut: Tensor): vo
   sameDType("linear backward", x, weight, dOut);
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   if (dOut.shape.join() !== shape.join()) {
-    throw new ShapeError(`[linear backward] the gradient must be [${shape.join(", ")}]; got ${show(dOut)}`, { dOut: dOut.shape, shape });
+    throw new ShapeError(`[linear backward] the gradient must be [${shape.join(", ")}]; got ${show(dOut)}`, {
+      dOut: dOut.shape,
+      shape,
+    });
   }
 }

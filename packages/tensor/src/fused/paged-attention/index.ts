@@ -22,7 +22,11 @@ function run(q: Tensor, view: PagedView, o: PagedAttentionOptions, wantLse: bool
  * read in place. Returns [T, Hq, Dv] in q's dtype, which may differ from the pages'.
  * Throws ShapeError, DTypeError, ArgumentError (a table that does not fit), DeviceError, DisposedError, OutOfMemoryError.
  */
-export function pagedAttention<D extends FloatDType>(q: Tensor<D>, view: PagedView, options: PagedAttentionOptions = {}): Tensor<D> {
+export function pagedAttention<D extends FloatDType>(
+  q: Tensor<D>,
+  view: PagedView,
+  options: PagedAttentionOptions = {},
+): Tensor<D> {
   return scope(() => run(q, view, options, false).out as Tensor as Tensor<D>);
 }
 /** {@link pagedAttention} that also returns the log-sum-exp of each row's scores [T, Hq], float32 (float64 for float64). */

@@ -57,7 +57,9 @@ function bad(why: string, details: Record<string, unknown>): never {
 /** The elements of an int32 vector on the host. */
 function values(t: Tensor<"int32">, name: string, length?: number): Int32Array {
   if (t.dtype !== "int32" || t.rank !== 1 || (length !== undefined && t.size !== length)) {
-    throw new ShapeError(`[pagedAttention] ${name} must be int32[${length ?? "n"}]; got ${show(t)}`, { [name]: t.shape });
+    throw new ShapeError(`[pagedAttention] ${name} must be int32[${length ?? "n"}]; got ${show(t)}`, {
+      [name]: t.shape,
+    });
   }
   using dense = t.contiguous();
   return dense.data.slice();
@@ -65,9 +67,11 @@ function values(t: Tensor<"int32">, name: string, length?: number): Int32Array {
 function rising(indptr: Int32Array, name: string, end: number): void {
   if (indptr[0] !== 0) bad(`${name} must start at 0; got ${indptr[0]}`, { [name]: indptr[0] });
   for (let n = 1; n < indptr.length; n++) {
-    if (indptr[n]! < indptr[n - 1]!) bad(`${name} must not fall; got ${indptr[n - 1]}, ${indptr[n]} at ${n}`, { [name]: n });
+    if (indptr[n]! < indptr[n - 1]!)
+      bad(`${name} must not fall; got ${indptr[n - 1]}, ${indptr[n]} at ${n}`, { [name]: n });
   }
-  if (indptr[indptr.length - 1] !== end) bad(`${name} must end at ${end}; got ${indptr[indptr.length - 1]}`, { [name]: end });
+  if (indptr[indptr.length - 1] !== end)
+    bad(`${name} must end at ${end}; got ${indptr[indptr.length - 1]}`, { [name]: end });
 }
 /** Throws unless every page number is in range and every sequence has pages for its tokens and tokens for its queries. */
 function validateTable(table: PageTable, pages: number, pageSize: number, T: number): void {
@@ -85,13 +89,18 @@ function validateTable(table: PageTable, pages: number, pageSize: number, T: num
     const length = lengths[n]!;
     const rows = queries[n + 1]! - queries[n]!;
     if (length < 0 || length > listed * pageSize) {
-      bad(`sequence ${n} has ${length} tokens, but its ${listed} pages of ${pageSize} hold at most ${listed * pageSize}`, { sequence: n, length, listed });
+      bad(
+        `sequence ${n} has ${length} tokens, but its ${listed} pages of ${pageSize} hold at most ${listed * pageSize}`,
+        { sequence: n, length, listed },
+      );
     }
-    if (rows > length) bad(`sequence ${n} has ${rows} queries but only ${length} tokens`, { sequence: n, rows, length });
+    if (rows > length)
+      bad(`sequence ${n} has ${rows} queries but only ${length} tokens`, { sequence: n, rows, length });
   }
   for (let i = 0; i < indptr[N]!; i++) {
     const page = indices[i]!;
-    if (page < 0 || page >= pages) bad(`page ${page} at ${i} is outside 0..${pages - 1}`, { page, at: i, pages });
+    if (page < 0 || page >= pages)
+      bad(`page ${page} at ${i} is outside 0..${pages - 1}`, { page, at: i, pages });
   }
   validated.set(table, key);
 }
@@ -99,9 +108,25 @@ function validateTable(table: PageTable, pages: number, pageSize: number, T: num
  * Checks attention over pages and allocates its result. The table is read on the host, once per epoch. Throws ShapeError, DTypeError,
  * ArgumentError, DeviceError, DisposedError, OutOfMemoryError.
  */
-export function planPagedAttention(q: Tensor, view: PagedView, o: ScoreOptions, wantLse: boolean): PagedAttentionPlan {
+export function planPagedAttention(
+  q: Tensor,
+  view: PagedView,
+  o: ScoreOptions,
+  wantLse: boolean,
+): PagedAttentionPlan {
   const { kPages, vPages, table } = view;
-  const engine = oneEngine("pagedAttention", q, kPages, vPages, table.queryIndptr, table.indptr, table.indices, table.lengths, o.alibiSlopes, o.sinks);
+  const engine = oneEngine(
+    "pagedAttention",
+    q,
+    kPages,
+    vPages,
+    table.queryIndptr,
+    table.indptr,
+    table.indices,
+    table.lengths,
+    o.alibiSlopes,
+    o.sinks,
+  );
   floatOnly("pagedAttention", q);
   floatOnly("pagedAttention", kPages);
   if (kPages.dtype !== vPages.dtype || (q.dtype === "float64") !== (kPages.dtype === "float64")) {
@@ -112,7 +137,15 @@ export function planPagedAttention(q: Tensor, view: PagedView, o: ScoreOptions, 
   }
   const [T, Hq, D] = q.shape as unknown as [number, number, number];
   const [P, Hkv, pageSize, Dk] = kPages.shape as unknown as [number, number, number, number];
-  const fits = q.rank === 3 && kPages.rank === 4 && vPages.rank === 4 && Dk === D && D > 0 && pageSize > 0 && Hkv > 0 && Hq % Hkv === 0;
+  const fits =
+    q.rank === 3 &&
+    kPages.rank === 4 &&
+    vPages.rank === 4 &&
+    Dk === D &&
+    D > 0 &&
+    pageSize > 0 &&
+    Hkv > 0 &&
+    Hq % Hkv === 0;
   if (!fits || vPages.shape.slice(0, 3).join() !== kPages.shape.slice(0, 3).join()) {
     throw new ShapeError(
       `[pagedAttention] needs q [T, Hq, D], kPages [P, Hkv, pageSize, D], vPages [P, Hkv, pageSize, Dv], Hq a multiple of Hkv; got q ${show(q)}, kPages ${show(kPages)}, vPages ${show(vPages)}`,

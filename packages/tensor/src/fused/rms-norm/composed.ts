@@ -10,7 +10,11 @@ import type { RmsNormBackwardPlan, RmsNormPlan } from "./plan.ts";
 type F = Tensor<"float32">; // the accumulator dtype of x
 const last = { axes: [-1], keepDims: true } as const;
 
-function parts(plan: Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset">): { x: F; gain: F | undefined; rstd: F } {
+function parts(plan: Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset">): {
+  x: F;
+  gain: F | undefined;
+  rstd: F;
+} {
   const x = cast(plan.x, accumulatorOf(plan.x.dtype)) as F;
   const weight = plan.weight as F | undefined;
   const gain = weight && (plan.unitOffset ? add(weight, 1) : weight);

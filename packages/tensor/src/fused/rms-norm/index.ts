@@ -12,7 +12,11 @@ import { planRmsNorm, planRmsNormBackward } from "./plan.ts";
  * `weight` has the shape of those axes and any float dtype; undefined for none. Statistics in float32 (float64 for float64), one rounding.
  * Throws ShapeError, DTypeError, ArgumentError, DeviceError, DisposedError.
  */
-export function rmsNorm<D extends FloatDType>(x: Tensor<D>, weight?: Tensor, options: RmsNormOptions = {}): Tensor<D> {
+export function rmsNorm<D extends FloatDType>(
+  x: Tensor<D>,
+  weight?: Tensor,
+  options: RmsNormOptions = {},
+): Tensor<D> {
   return scope(() => {
     const { plan, result } = planRmsNorm(x, weight, options);
     if (result.size > 0) dispatch(plan.engine, "rmsNorm", plan, rmsNormComposed, options.fused);
@@ -26,7 +30,12 @@ export interface RmsNormGradients {
   readonly weight?: Tensor;
 }
 /** Gradients of sum(dOut * rmsNorm(x, weight, options)) for dOut of x's shape and dtype. Errors as {@link rmsNorm}. */
-export function rmsNormBackward(x: Tensor, weight: Tensor | undefined, dOut: Tensor, options: RmsNormOptions = {}): RmsNormGradients {
+export function rmsNormBackward(
+  x: Tensor,
+  weight: Tensor | undefined,
+  dOut: Tensor,
+  options: RmsNormOptions = {},
+): RmsNormGradients {
   return scope(() => {
     const { plan, dx, dWeight } = planRmsNormBackward(x, weight, dOut, options);
     dispatch(plan.engine, "rmsNormBackward", plan, rmsNormBackwardComposed, options.fused);

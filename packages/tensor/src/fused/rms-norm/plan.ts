@@ -37,21 +37,33 @@ function canonical(x: Tensor, axis: number): Tensor<FloatDType> {
   const shape: Shape = [1, 1, sizeOf(lead), n];
   return (x.isContiguous || x.size === 0 ? x : x.contiguous()).reshape(shape) as Tensor<FloatDType>;
 }
-function prepare(x: Tensor, weight: Tensor | undefined, o: RmsNormOptions): Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset"> & { axis: number } {
+function prepare(
+  x: Tensor,
+  weight: Tensor | undefined,
+  o: RmsNormOptions,
+): Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset"> & { axis: number } {
   floatOnly("rmsNorm", x);
   const axis = normalizeAxis(o.axis ?? -1, x.rank, "rmsNorm");
   const normalized = x.shape.slice(axis);
   const eps = o.eps ?? 1e-6;
-  if (!Number.isFinite(eps) || eps < 0) throw new ArgumentError(`[rmsNorm] eps must be at least 0; got ${eps}`, { eps });
-  if (sizeOf(normalized) === 0) throw new ShapeError(`[rmsNorm] has nothing to normalise over; got ${show(x)}, axis ${axis}`, { x: x.shape, axis });
+  if (!Number.isFinite(eps) || eps < 0)
+    throw new ArgumentError(`[rmsNorm] eps must be at least 0; got ${eps}`, { eps });
+  if (sizeOf(normalized) === 0)
+    throw new ShapeError(`[rmsNorm] has nothing to normalise over; got ${show(x)}, axis ${axis}`, {
+      x: x.shape,
+      axis,
+    });
   if (weight !== undefined) {
     floatOnly("rmsNorm", weight);
     if (weight.shape.join() !== normalized.join()) {
-      throw new ShapeError(`[rmsNorm] weight must be [${normalized.join(", ")}], as x from axis ${axis} on; got ${show(weight)} for x ${show(x)}`, {
-        weight: weight.shape,
-        x: x.shape,
-        axis,
-      });
+      throw new ShapeError(
+        `[rmsNorm] weight must be [${normalized.join(", ")}], as x from axis ${axis} on; got ${show(weight)} for x ${show(x)}`,
+        {
+          weight: weight.shape,
+          x: x.shape,
+          axis,
+        },
+      );
     }
   }
   const flat = weight && cast(weight.contiguous().reshape([-1]), accumulatorOf(x.dtype as FloatDType));
@@ -61,7 +73,11 @@ function prepare(x: Tensor, weight: Tensor | undefined, o: RmsNormOptions): Pick
  * Checks an RMS norm and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError, ArgumentError,
  * DeviceError, DisposedError, OutOfMemoryError.
  */
-export function planRmsNorm(x: Tensor, weight: Tensor | undefined, o: RmsNormOptions): { plan: RmsNormPlan; result: Tensor } {
+export function planRmsNorm(
+  x: Tensor,
+  weight: Tensor | undefined,
+  o: RmsNormOptions,
+): { plan: RmsNormPlan; result: Tensor } {
   const engine = oneEngine("rmsNorm", x, weight);
   const { axis, ...parts } = prepare(x, weight, o);
   const result = allocate(engine, x.dtype, x.shape);
@@ -77,7 +93,10 @@ export function planRmsNormBackward(
   const engine = oneEngine("rmsNorm backward", x, weight, dOut);
   sameDType("rmsNorm backward", x, dOut);
   if (dOut.shape.join() !== x.shape.join()) {
-    throw new ShapeError(`[rmsNorm backward] the gradient must have x's shape; got ${show(dOut)} for x ${show(x)}`, { dOut: dOut.shape });
+    throw new ShapeError(
+      `[rmsNorm backward] the gradient must have x's shape; got ${show(dOut)} for x ${show(x)}`,
+      { dOut: dOut.shape },
+    );
   }
   const { axis, ...parts } = prepare(x, weight, o);
   const dx = allocate(engine, x.dtype, x.shape);

@@ -20,7 +20,10 @@ export function ropeComposed(plan: RopePlan): void {
     const side = (t: Tensor, which: 0 | 1): Tensor =>
       pairing === "half"
         ? t.slice(-1, which * half, (which + 1) * half)
-        : t.slice(-1, 0, rotaryDim).reshape([...t.shape.slice(0, -1), half, 2]).select(-1, which);
+        : t
+            .slice(-1, 0, rotaryDim)
+            .reshape([...t.shape.slice(0, -1), half, 2])
+            .select(-1, which);
     const a = cast(side(x, 0), accumulatorOf(x.dtype)) as F;
     const b = cast(side(x, 1), accumulatorOf(x.dtype)) as F;
     copyInto(sub(mul(a, cos), mul(b, sin)), side(out, 0));

@@ -6,7 +6,13 @@ import { ropeComposed } from "./composed.ts";
 import type { RopeOptions } from "./options.ts";
 import { planRope } from "./plan.ts";
 
-function run<D extends FloatDType>(x: Tensor<D>, cos: Tensor, sin: Tensor, o: RopeOptions, inverse: boolean): Tensor<D> {
+function run<D extends FloatDType>(
+  x: Tensor<D>,
+  cos: Tensor,
+  sin: Tensor,
+  o: RopeOptions,
+  inverse: boolean,
+): Tensor<D> {
   return scope(() => {
     const { plan, result } = planRope(x, cos, sin, o, inverse);
     if (result.size > 0) dispatch(plan.engine, "rope", plan, ropeComposed, o.fused);
@@ -18,10 +24,20 @@ function run<D extends FloatDType>(x: Tensor<D>, cos: Tensor, sin: Tensor, o: Ro
  * head turn, in pairs, by the angle whose cosine and sine stand in row `positions[b, s]` of the tables [P, rotaryDim / 2] (float32;
  * float64 for a float64 x). The other components pass through. Throws ShapeError, DTypeError, ArgumentError, DeviceError, DisposedError.
  */
-export function rope<D extends FloatDType>(x: Tensor<D>, cos: Tensor, sin: Tensor, options: RopeOptions = {}): Tensor<D> {
+export function rope<D extends FloatDType>(
+  x: Tensor<D>,
+  cos: Tensor,
+  sin: Tensor,
+  options: RopeOptions = {},
+): Tensor<D> {
   return run(x, cos, sin, options, false);
 }
 /** The gradient of {@link rope}: dOut turned back by the same angles. Same operands, options and errors. */
-export function ropeBackward<D extends FloatDType>(dOut: Tensor<D>, cos: Tensor, sin: Tensor, options: RopeOptions = {}): Tensor<D> {
+export function ropeBackward<D extends FloatDType>(
+  dOut: Tensor<D>,
+  cos: Tensor,
+  sin: Tensor,
+  options: RopeOptions = {},
+): Tensor<D> {
   return run(dOut, cos, sin, options, true);
 }

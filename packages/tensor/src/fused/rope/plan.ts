@@ -22,19 +22,30 @@ export interface RopePlan {
   readonly inverse: boolean;
 }
 function checkPositions(positions: Tensor, B: number, S: number, rows: number): void {
-  if (positions.dtype !== "int32" || positions.rank !== 2 || positions.shape[0] !== B || positions.shape[1] !== S) {
-    throw new ShapeError(`[rope] positions must be int32[${B}, ${S}] (batch, tokens); got ${show(positions)}`, {
-      positions: positions.shape,
-    });
+  if (
+    positions.dtype !== "int32" ||
+    positions.rank !== 2 ||
+    positions.shape[0] !== B ||
+    positions.shape[1] !== S
+  ) {
+    throw new ShapeError(
+      `[rope] positions must be int32[${B}, ${S}] (batch, tokens); got ${show(positions)}`,
+      {
+        positions: positions.shape,
+      },
+    );
   }
   if (positions.engine.device !== "cpu") return;
   using dense = positions.contiguous();
   for (const p of dense.data as Int32Array) {
     if (p < 0 || p >= rows) {
-      throw new ArgumentError(`[rope] position ${p} is outside the tables of ${rows} rows; build them for more positions`, {
-        position: p,
-        rows,
-      });
+      throw new ArgumentError(
+        `[rope] position ${p} is outside the tables of ${rows} rows; build them for more positions`,
+        {
+          position: p,
+          rows,
+        },
+      );
     }
   }
 }
@@ -42,7 +53,13 @@ function checkPositions(positions: Tensor, B: number, S: number, rows: number): 
  * Checks a rotation and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError,
  * ArgumentError (position outside the tables), DeviceError, DisposedError, OutOfMemoryError.
  */
-export function planRope(x: Tensor, cos: Tensor, sin: Tensor, o: RopeOptions, inverse: boolean): { plan: RopePlan; result: Tensor } {
+export function planRope(
+  x: Tensor,
+  cos: Tensor,
+  sin: Tensor,
+  o: RopeOptions,
+  inverse: boolean,
+): { plan: RopePlan; result: Tensor } {
   const engine = oneEngine("rope", x, cos, sin, o.positions);
   floatOnly("rope", x);
   if (x.rank !== 4 && x.rank !== 3) {
@@ -52,10 +69,13 @@ export function planRope(x: Tensor, cos: Tensor, sin: Tensor, o: RopeOptions, in
   const [B, S, , D] = view.shape as unknown as [number, number, number, number];
   const accumulator = accumulatorOf(view.dtype);
   if (cos.dtype !== accumulator || sin.dtype !== accumulator) {
-    throw new DTypeError(`[rope] the tables must be ${accumulator} for x ${show(x)}; got cos ${show(cos)}, sin ${show(sin)}`, {
-      cos: cos.dtype,
-      sin: sin.dtype,
-    });
+    throw new DTypeError(
+      `[rope] the tables must be ${accumulator} for x ${show(x)}; got cos ${show(cos)}, sin ${show(sin)}`,
+      {
+        cos: cos.dtype,
+        sin: sin.dtype,
+      },
+    );
   }
   const half = cos.shape[1]!;
   if (cos.rank !== 2 || cos.shape.join() !== sin.shape.join() || 2 * half > D) {
@@ -65,13 +85,25 @@ export function planRope(x: Tensor, cos: Tensor, sin: Tensor, o: RopeOptions, in
     );
   }
   if (o.pairing !== undefined && o.pairing !== "half" && o.pairing !== "interleaved") {
-    throw new ArgumentError(`[rope] pairing must be "half" or "interleaved"; got ${String(o.pairing)}`, { pairing: o.pairing });
+    throw new ArgumentError(`[rope] pairing must be "half" or "interleaved"; got ${String(o.pairing)}`, {
+      pairing: o.pairing,
+    });
   }
   const given = o.positions?.rank === 1 ? o.positions.broadcastTo([B, o.positions.shape[0]!]) : o.positions;
   const positions = given ?? arange(0, S, 1, { engine }).broadcastTo([B, S]);
   checkPositions(positions, B, S, cos.shape[0]!);
   const result = allocate(engine, view.dtype, x.shape);
   const out = x.rank === 4 ? result : result.unsqueeze(0);
-  const plan = { engine, x: view, cos, sin, positions, out, rotaryDim: 2 * half, pairing: o.pairing ?? "half", inverse };
+  const plan = {
+    engine,
+    x: view,
+    cos,
+    sin,
+    positions,
+    out,
+    rotaryDim: 2 * half,
+    pairing: o.pairing ?? "half",
+    inverse,
+  };
   return { plan: plan as unknown as RopePlan, result };
 }

@@ -1,0 +1,64 @@
+import { contiguousStrides, DTYPES, type DType, type Engine, type Shape, sizeOf, Storage, Tensor } from "@heed/tensor";
+
+/**
+ * Memory that a cache owns. A tensor belongs to the scope in which it is made and dies with it; this lives until it is disposed, and
+ * `view` makes tensors over it, contiguous, each with a reference of its own.
+ */
+export class Held<D extends DType> {
+  readonly engine: Engine;
+  readonly dtype: D;
+  readonly #storage: Storage;
+  #disposed = false;
+  /** Uninitialised memory for `size` elements. Throws OutOfMemoryError. */
+  constructor(engine: Engine, dtype: D, size: number) {
+    const bytes = size * DTYPES[dtype].bytes;
+    this.engine = engine;
+    this.dtype = dtype;
+    this.#storage = new Storage(engine.alloc(bytes), bytes);
+  }
+  /** Size in bytes. */
+  get byteLength(): number {
+    return this.#storage.byteLength;
+  }
+  /** Number of elements. */
+  get size(): number {
+    return this.byteLength / DTYPES[this.dtype].bytes;
+  }
+  /** A tensor of `shape` over the elements from `offset` on. Throws DisposedError. */
+  view<S extends Shape>(shape: S, offset = 0): Tensor<D, S> {
+    this.#storage.retain();
+    return new Tensor(this.engine, this.#storage, this.dtype, shape, contiguousStrides(shape), offset);
+  }
+  /** Gives up the memory; tensors over it keep it until they are disposed. Calling it again does nothing. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#storage.release();
+  }
+}
+
+/** {@link Held} memory of one fixed shape, with the tensor over it. */
+export class HeldTensor<D extends DType> {
+  readonly #held: Held<D>;
+  readonly #shape: Shape;
+  #tensor: Tensor<D>;
+  /** Throws OutOfMemoryError. */
+  constructor(engine: Engine, dtype: D, shape: Shape) {
+    this.#held = new Held(engine, dtype, sizeOf(shape));
+    this.#shape = shape;
+    this.#tensor = this.#held.view(shape);
+  }
+  /** Size in bytes. */
+  get byteLength(): number {
+    return this.#held.byteLength;
+  }
+  /** The tensor; made anew when a scope has disposed the last one. Throws DisposedError. */
+  get tensor(): Tensor<D> {
+    if (this.#tensor.disposed) this.#tensor = this.#held.view(this.#shape);
+    return this.#tensor;
+  }
+  [Symbol.dispose](): void {
+    this.#tensor[Symbol.dispose]();
+    this.#held[Symbol.dispose]();
+  }
+}

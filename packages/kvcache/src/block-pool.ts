@@ -36,10 +36,13 @@ export class BlockPool {
   take(): number {
     const page = this.#next[NULL_PAGE]!;
     if (page === NULL_PAGE) {
-      throw new OutOfMemoryError(`[kvcache] all ${this.count} pages are in use; release or truncate a sequence`, {
-        total: this.count,
-        free: 0,
-      });
+      throw new OutOfMemoryError(
+        `[kvcache] all ${this.count} pages are in use; release or truncate a sequence`,
+        {
+          total: this.count,
+          free: 0,
+        },
+      );
     }
     this.#unlink(page);
     this.#references[page] = 1;
@@ -59,10 +62,13 @@ export class BlockPool {
   restore(page: number): void {
     this.#requireUsed(page, "restore");
     if (this.#references[page] !== 1) {
-      throw new InvariantError(`[kvcache] page ${page} cannot be restored: it has ${this.#references[page]} references`, {
-        page,
-        references: this.#references[page],
-      });
+      throw new InvariantError(
+        `[kvcache] page ${page} cannot be restored: it has ${this.#references[page]} references`,
+        {
+          page,
+          references: this.#references[page],
+        },
+      );
     }
     this.#references[page] = 0;
     this.#link(page, NULL_PAGE);
@@ -80,7 +86,8 @@ export class BlockPool {
   /** The free pages in the order in which they will be taken. */
   freePages(): Int32Array {
     const pages = new Int32Array(this.#free);
-    for (let i = 0, page = this.#next[NULL_PAGE]!; i < pages.length; i++, page = this.#next[page]!) pages[i] = page;
+    for (let i = 0, page = this.#next[NULL_PAGE]!; i < pages.length; i++, page = this.#next[page]!)
+      pages[i] = page;
     return pages;
   }
   /**
@@ -92,12 +99,19 @@ export class BlockPool {
     let before = NULL_PAGE;
     for (let page = this.#next[NULL_PAGE]!; page !== NULL_PAGE; before = page, page = this.#next[page]!) {
       if (!(page > 0 && page <= this.count) || this.#previous[page] !== before || ++listed > this.count) {
-        throw new InvariantError(`[kvcache] the free list is broken at page ${page}, after ${before}`, { page, before, listed });
+        throw new InvariantError(`[kvcache] the free list is broken at page ${page}, after ${before}`, {
+          page,
+          before,
+          listed,
+        });
       }
       if (this.#references[page] !== 0) this.#wrongReferences(page, 0);
     }
     if (this.#previous[NULL_PAGE] !== before || listed !== this.#free) {
-      throw new InvariantError(`[kvcache] ${this.#free} pages count as free, but the free list holds ${listed}`, { free: this.#free, listed });
+      throw new InvariantError(
+        `[kvcache] ${this.#free} pages count as free, but the free list holds ${listed}`,
+        { free: this.#free, listed },
+      );
     }
     let used = 0;
     for (let page = 1; page <= this.count; page++) {
@@ -106,16 +120,25 @@ export class BlockPool {
     }
     if (this.#references[NULL_PAGE] !== 0) this.#wrongReferences(NULL_PAGE, 0);
     if (used + listed !== this.count) {
-      throw new InvariantError(`[kvcache] ${used} pages in use and ${listed} free do not make ${this.count}`, { used, listed, total: this.count });
+      throw new InvariantError(
+        `[kvcache] ${used} pages in use and ${listed} free do not make ${this.count}`,
+        { used, listed, total: this.count },
+      );
     }
   }
   #requireUsed(page: number, what: string): void {
     if (page > 0 && page <= this.count && this.#references[page]! > 0) return;
-    throw new InvariantError(`[kvcache] ${what} of page ${page}, which nobody holds (pages are 1..${this.count})`, { page, total: this.count });
+    throw new InvariantError(
+      `[kvcache] ${what} of page ${page}, which nobody holds (pages are 1..${this.count})`,
+      { page, total: this.count },
+    );
   }
   #wrongReferences(page: number, expected: number): never {
     const references = this.#references[page];
-    throw new InvariantError(`[kvcache] page ${page} has ${references} references, but ${expected} are known`, { page, references, expected });
+    throw new InvariantError(
+      `[kvcache] page ${page} has ${references} references, but ${expected} are known`,
+      { page, references, expected },
+    );
   }
   #link(page: number, after: number): void {
     const before = this.#next[after]!;

@@ -1,4 +1,13 @@
-import { contiguousStrides, DTYPES, type DType, type Engine, type Shape, sizeOf, Storage, Tensor } from "@heed/tensor";
+import {
+  contiguousStrides,
+  DTYPES,
+  type DType,
+  type Engine,
+  type Shape,
+  sizeOf,
+  Storage,
+  Tensor,
+} from "@heed/tensor";
 
 /**
  * Memory that a cache owns. A tensor belongs to the scope in which it is made and dies with it; this lives until it is disposed, and

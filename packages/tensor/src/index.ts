@@ -1,7 +1,7 @@
 /** Tensors, engines and the operations that attention layers are made of. */
 export * from "./core/dtype.ts";
 export * from "./core/errors.ts";
-export { scope } from "./core/scope.ts";
+export { adopt, scope, unscoped } from "./core/scope.ts";
 export { broadcastShapes, contiguousStrides, isContiguous, type Shape, sizeOf } from "./core/shape.ts";
 export {
   type Leak,

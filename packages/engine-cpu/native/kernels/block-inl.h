@@ -1,5 +1,6 @@
 // Blocks of a strided row in the arithmetic type. Kernels compute on contiguous Acc<T> arrays of at most kBlock elements; where a
-// row already is one (float, unit stride) it is used in place, else it is converted or gathered into a buffer that stays in L1.
+// row already is one (float, unit stride, whole vectors) it is used in place, else it is converted or gathered into a buffer that
+// stays in L1. Computation runs over whole vectors: what a buffer holds beyond n is computed too and never stored.
 #pragma once
 #include "../simd/integer.h"
 
@@ -14,38 +15,39 @@ template <class T> HEED_INLINE const T* Element(const void* p, int64_t bytes) {
 }
 template <class T> HEED_INLINE T* Element(void* p, int64_t bytes) { return reinterpret_cast<T*>(static_cast<char*>(p) + bytes); }
 
+/// Whether n elements `step` bytes apart can be computed on where they are.
+template <class T> HEED_INLINE bool InPlace(int64_t step, int64_t n) {
+  return kSame<T, Acc<T>> && step == sizeof(T) && n % Width<Acc<T>> == 0;
+}
 /// n elements of T, `step` bytes apart, in the arithmetic type and contiguous: in place, or in the buffer.
-template <class T> HEED_INLINE const Acc<T>* Fetch(const void* p, int64_t step, int64_t n, Acc<T>* buffer) {
+template <class T> HEED_NOINLINE const Acc<T>* Fetch(const void* p, int64_t step, int64_t n, Acc<T>* buffer) {
+  constexpr int64_t W = Width<Acc<T>>;
+  if (InPlace<T>(step, n)) return static_cast<const Acc<T>*>(p);
+  int64_t i = 0;
   if (step == sizeof(T)) {
-    if constexpr (kSame<T, Acc<T>>) {
-      return static_cast<const T*>(p);
-    } else {
-      const T* from = static_cast<const T*>(p);
-      for (int64_t i = 0; i < n; i += Width<Acc<T>>) StoreFirst<Acc<T>>(buffer + i, LoadFirstAs(from + i, n - i), n - i);
-      return buffer;
-    }
+    for (; i + W <= n; i += W) Store<Acc<T>>(buffer + i, LoadAs(static_cast<const T*>(p) + i));
+  } else if (step == 0) {
+    const Vec<Acc<T>> x = Set1(ToFloat(*static_cast<const T*>(p)));
+    for (; i < n; i += W) Store<Acc<T>>(buffer + i, x);
   }
-  if (step == 0) {
-    const Acc<T> x = ToFloat(*static_cast<const T*>(p));
-    for (int64_t i = 0; i < n; i++) buffer[i] = x;
-  } else {
-    for (int64_t i = 0; i < n; i++) buffer[i] = ToFloat(*Element<T>(p, i * step));
-  }
+  for (; i < n; i++) buffer[i] = ToFloat(*Element<T>(p, i * step));
   return buffer;
 }
 /// Where to compute n results for T elements `step` bytes apart: in place, or in the buffer, which Deliver then stores.
-template <class T> HEED_INLINE Acc<T>* Target(void* p, int64_t step, Acc<T>* buffer) {
-  if constexpr (kSame<T, Acc<T>>) return step == sizeof(T) ? static_cast<T*>(p) : buffer;
-  return buffer;
+template <class T> HEED_INLINE Acc<T>* Target(void* p, int64_t step, int64_t n, Acc<T>* buffer) {
+  return InPlace<T>(step, n) ? static_cast<Acc<T>*>(p) : buffer;
 }
 /// Rounds n results once to T and stores them `step` bytes apart; nothing to do where they were computed in place.
-template <class T> HEED_INLINE void Deliver(void* p, int64_t step, int64_t n, const Acc<T>* x) {
+template <class T> HEED_NOINLINE void Deliver(void* p, int64_t step, int64_t n, const Acc<T>* x) {
+  constexpr int64_t W = Width<Acc<T>>;
   if (static_cast<const void*>(x) == p) return;
-  if (step == sizeof(T)) {
-    T* to = static_cast<T*>(p);
-    for (int64_t i = 0; i < n; i += Width<Acc<T>>) StoreFirstAs<T>(to + i, LoadFirst(x + i, n - i), n - i);
-  } else {
-    for (int64_t i = 0; i < n; i++) *Element<T>(p, i * step) = FromFloat<T>(x[i]);
-  }
+  int64_t i = 0;
+  if (step == sizeof(T))
+    for (; i + W <= n; i += W) StoreAs<T>(static_cast<T*>(p) + i, Load(x + i));
+  for (; i < n; i++) *Element<T>(p, i * step) = FromFloat<T>(x[i]);
+}
+/// f(start, length) over the blocks of a row of n.
+template <class F> HEED_INLINE void ForEachBlock(int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i += kBlock) f(i, n - i < kBlock ? n - i : kBlock);
 }
 }  // namespace heed::HEED_ISA

@@ -36,7 +36,9 @@ constexpr auto kReciprocal = [](auto tag, auto x) { return Reciprocal<typename d
 constexpr auto kTanh = [](auto tag, auto x) { return Tanh<typename decltype(tag)::type>(x); };
 constexpr auto kSigmoid = [](auto tag, auto x) { return Sigmoid<typename decltype(tag)::type>(x); };
 constexpr auto kSilu = [](auto tag, auto x) { return x * Sigmoid<typename decltype(tag)::type>(x); };
-constexpr auto kIsFinite = [](auto, auto x) { return x - x == 0; };  // inf - inf and NaN - NaN are NaN
+struct IsFinite {
+  template <class V> auto operator()(auto, V x, V) const { return x - x == 0; }  // inf - inf and NaN - NaN are NaN
+};
 
 constexpr auto kAdd = [](auto, auto a, auto b) { return a + b; };
 constexpr auto kSub = [](auto, auto a, auto b) { return a - b; };
@@ -69,67 +71,67 @@ template <class Int> HEED_INLINE const Int* FetchMask(const char* p, int64_t ste
     for (int64_t i = 0; i < n; i++) buffer[i] = -static_cast<Int>(p[i * step] != 0);
   return buffer;
 }
-/// f(start, length) over the blocks of a row.
-template <class F> HEED_INLINE void ForEachBlock(int64_t n, const F& f) {
-  for (int64_t i = 0; i < n; i += kBlock) f(i, n - i < kBlock ? n - i : kBlock);
+// Operations on contiguous blocks in the arithmetic type: compiled per operation and arithmetic type. The loops below, which convert,
+// gather and cut rows into blocks, are compiled per storage type; one pointer call a block lies between the two.
+template <class A> using Block1 = void (*)(const A* x, A* out, int64_t n);
+template <class A> using Block2 = void (*)(const A* a, const A* b, A* out, int64_t n);
+template <class A> using BlockCompare = void (*)(const A* a, const A* b, typename Lanes<A>::Int* out, int64_t n);
+
+template <class A, class Op> void MapBlock(const A* x, A* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += Width<A>) Store<A>(out + i, Op{}(Tag<A>{}, Load(x + i)));
+}
+template <class A, class Op> void ZipBlock(const A* a, const A* b, A* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += Width<A>) Store<A>(out + i, Op{}(Tag<A>{}, Load(a + i), Load(b + i)));
+}
+template <class A, class Op> void CompareBlock(const A* a, const A* b, typename Lanes<A>::Int* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += Width<A>)
+    Store<typename Lanes<A>::Int>(out + i, Op{}(Tag<A>{}, Load(a + i), Load(b + i)));
 }
 
-/// out = op(x); Result is T, or bool for a predicate.
-template <class T, class Op> HEED_NOINLINE int Map(const heed_unary& p, Op op) {
-  using A = Acc<T>;
-  ForEachRow(MakeNest({&p.out, &p.x}), [op](char* const(&data)[2], const int64_t(&step)[2], int64_t count) {
-    Buffer<A> x_buffer, out_buffer;
+template <class T> HEED_NOINLINE int Map(const heed_unary& p, Block1<Acc<T>> block) {
+  ForEachRow(MakeNest({&p.out, &p.x}), [block](char* const(&data)[2], const int64_t(&step)[2], int64_t count) {
+    Buffer<Acc<T>> x_buffer, out_buffer;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
-      const A* x = Fetch<T>(data[1] + start * step[1], step[1], n, x_buffer.at);
-      A* out = Target<T>(data[0] + start * step[0], step[0], out_buffer.at);
-      for (int64_t i = 0; i < n; i += Width<A>) StoreFirst<A>(out + i, op(Tag<A>{}, LoadFirst(x + i, n - i)), n - i);
+      Acc<T>* out = Target<T>(data[0] + start * step[0], step[0], n, out_buffer.at);
+      block(Fetch<T>(data[1] + start * step[1], step[1], n, x_buffer.at), out, n);
       Deliver<T>(data[0] + start * step[0], step[0], n, out);
+    });
+  });
+  return HEED_OK;
+}
+template <class T> HEED_NOINLINE int Zip(const heed_binary& p, Block2<Acc<T>> block) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
+    Buffer<Acc<T>> a_buffer, b_buffer, out_buffer;
+    ForEachBlock(count, [&](int64_t start, int64_t n) {
+      const Acc<T>* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
+      const Acc<T>* b = Fetch<T>(data[2] + start * step[2], step[2], n, b_buffer.at);
+      Acc<T>* out = Target<T>(data[0] + start * step[0], step[0], n, out_buffer.at);
+      block(a, b, out, n);
+      Deliver<T>(data[0] + start * step[0], step[0], n, out);
+    });
+  });
+  return HEED_OK;
+}
+template <class T> HEED_NOINLINE int ZipCompare(const heed_binary& p, BlockCompare<Acc<T>> block) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
+    Buffer<Acc<T>> a_buffer, b_buffer;
+    Buffer<typename Lanes<Acc<T>>::Int> flags;
+    ForEachBlock(count, [&](int64_t start, int64_t n) {
+      const Acc<T>* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
+      block(a, Fetch<T>(data[2] + start * step[2], step[2], n, b_buffer.at), flags.at, n);
+      DeliverBool(data[0] + start * step[0], step[0], n, flags.at);
     });
   });
   return HEED_OK;
 }
 template <class T> HEED_NOINLINE int MapIsFinite(const heed_unary& p) {
   using A = Acc<T>;
-  using Int = typename Lanes<A>::Int;
   ForEachRow(MakeNest({&p.out, &p.x}), [](char* const(&data)[2], const int64_t(&step)[2], int64_t count) {
     Buffer<A> x_buffer;
-    Buffer<Int> flags;
+    Buffer<typename Lanes<A>::Int> flags;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
       const A* x = Fetch<T>(data[1] + start * step[1], step[1], n, x_buffer.at);
-      for (int64_t i = 0; i < n; i += Width<A>) Store<Int>(flags.at + i, kIsFinite(Tag<A>{}, LoadFirst(x + i, n - i)));
-      DeliverBool(data[0] + start * step[0], step[0], n, flags.at);
-    });
-  });
-  return HEED_OK;
-}
-/// out = op(a, b).
-template <class T, class Op> HEED_NOINLINE int Zip(const heed_binary& p, Op op) {
-  using A = Acc<T>;
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [op](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
-    Buffer<A> a_buffer, b_buffer, out_buffer;
-    ForEachBlock(count, [&](int64_t start, int64_t n) {
-      const A* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
-      const A* b = Fetch<T>(data[2] + start * step[2], step[2], n, b_buffer.at);
-      A* out = Target<T>(data[0] + start * step[0], step[0], out_buffer.at);
-      for (int64_t i = 0; i < n; i += Width<A>)
-        StoreFirst<A>(out + i, op(Tag<A>{}, LoadFirst(a + i, n - i), LoadFirst(b + i, n - i)), n - i);
-      Deliver<T>(data[0] + start * step[0], step[0], n, out);
-    });
-  });
-  return HEED_OK;
-}
-/// out = op(a, b) as bool.
-template <class T, class Op> HEED_NOINLINE int ZipCompare(const heed_binary& p, Op op) {
-  using A = Acc<T>;
-  using Int = typename Lanes<A>::Int;
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [op](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
-    Buffer<A> a_buffer, b_buffer;
-    Buffer<Int> flags;
-    ForEachBlock(count, [&](int64_t start, int64_t n) {
-      const A* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
-      const A* b = Fetch<T>(data[2] + start * step[2], step[2], n, b_buffer.at);
-      for (int64_t i = 0; i < n; i += Width<A>)
-        Store<Int>(flags.at + i, op(Tag<A>{}, LoadFirst(a + i, n - i), LoadFirst(b + i, n - i)));
+      CompareBlock<A, IsFinite>(x, x, flags.at, n);
       DeliverBool(data[0] + start * step[0], step[0], n, flags.at);
     });
   });
@@ -146,9 +148,9 @@ template <class T> HEED_NOINLINE int ZipMask(const heed_binary& p, Acc<T> otherw
     ForEachBlock(count, [&](int64_t start, int64_t n) {
       const A* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
       const Int* mask = FetchMask<Int>(data[2] + start * step[2], step[2], n, mask_buffer.at);
-      A* out = Target<T>(data[0] + start * step[0], step[0], out_buffer.at);
+      A* out = Target<T>(data[0] + start * step[0], step[0], n, out_buffer.at);
       for (int64_t i = 0; i < n; i += Width<A>)
-        StoreFirst<A>(out + i, Select<A>(Load<Int>(mask + i), LoadFirst(a + i, n - i), no), n - i);
+        Store<A>(out + i, Select<A>(Load<Int>(mask + i), Load(a + i), no));
       Deliver<T>(data[0] + start * step[0], step[0], n, out);
     });
   });
@@ -167,15 +169,19 @@ template <class F> int ZipBool(const heed_binary& p, const F& f) {
   });
   return HEED_OK;
 }
+constexpr int kRefused = HEED_UNSUPPORTED;
 int Refuse(const char* kind, int op, int32_t dtype) {
   return Fail(HEED_UNSUPPORTED, "[%s] operation %d is not defined for dtype %d", kind, op, dtype);
 }
 }  // namespace
 
 int unary(const heed_unary& p) {
-  const int refused = HEED_UNSUPPORTED;
-  const auto number = [&](auto op) { return DispatchNumber(p.x.dtype, refused, [&](auto t) { return Map<typename decltype(t)::type>(p, op); }); };
-  const auto real = [&](auto op) { return DispatchFloat(p.x.dtype, refused, [&](auto t) { return Map<typename decltype(t)::type>(p, op); }); };
+  const auto number = [&]<class Op>(Op) {
+    return DispatchNumber(p.x.dtype, kRefused, [&](auto t) { return Map<typename decltype(t)::type>(p, MapBlock<Acc<typename decltype(t)::type>, Op>); });
+  };
+  const auto real = [&]<class Op>(Op) {
+    return DispatchFloat(p.x.dtype, kRefused, [&](auto t) { return Map<typename decltype(t)::type>(p, MapBlock<Acc<typename decltype(t)::type>, Op>); });
+  };
   const auto run = [&]() -> int {
     switch (p.op) {
       case HEED_NEG: return number(kNeg);
@@ -189,26 +195,32 @@ int unary(const heed_unary& p) {
       case HEED_TANH: return real(kTanh);
       case HEED_SIGMOID: return real(kSigmoid);
       case HEED_SILU: return real(kSilu);
-      case HEED_IS_FINITE: return DispatchFloat(p.x.dtype, refused, [&](auto t) { return MapIsFinite<typename decltype(t)::type>(p); });
-      case HEED_NOT: return p.x.dtype == HEED_BOOL ? MapBool(p, [](bool x) { return !x; }) : refused;
+      case HEED_IS_FINITE: return DispatchFloat(p.x.dtype, kRefused, [&](auto t) { return MapIsFinite<typename decltype(t)::type>(p); });
+      case HEED_NOT: return p.x.dtype == HEED_BOOL ? MapBool(p, [](bool x) { return !x; }) : kRefused;
     }
-    return refused;
+    return kRefused;
   };
   const int status = run();
-  return status == refused ? Refuse("unary", p.op, p.x.dtype) : status;
+  return status == kRefused ? Refuse("unary", p.op, p.x.dtype) : status;
 }
 
 int binary(const heed_binary& p) {
-  const int refused = HEED_UNSUPPORTED;
-  const auto number = [&](auto op) { return DispatchNumber(p.a.dtype, refused, [&](auto t) { return Zip<typename decltype(t)::type>(p, op); }); };
-  const auto real = [&](auto op) { return DispatchFloat(p.a.dtype, refused, [&](auto t) { return Zip<typename decltype(t)::type>(p, op); }); };
-  const auto compare = [&](auto op) { return DispatchNumber(p.a.dtype, refused, [&](auto t) { return ZipCompare<typename decltype(t)::type>(p, op); }); };
+  const auto number = [&]<class Op>(Op) {
+    return DispatchNumber(p.a.dtype, kRefused, [&](auto t) { return Zip<typename decltype(t)::type>(p, ZipBlock<Acc<typename decltype(t)::type>, Op>); });
+  };
+  const auto real = [&]<class Op>(Op) {
+    return DispatchFloat(p.a.dtype, kRefused, [&](auto t) { return Zip<typename decltype(t)::type>(p, ZipBlock<Acc<typename decltype(t)::type>, Op>); });
+  };
+  const auto compare = [&]<class Op>(Op) {
+    return DispatchNumber(p.a.dtype, kRefused, [&](auto t) { return ZipCompare<typename decltype(t)::type>(p, CompareBlock<Acc<typename decltype(t)::type>, Op>); });
+  };
   const auto mask = [&](double otherwise) {
-    return DispatchFloat(p.a.dtype, refused, [&](auto t) {
+    return DispatchFloat(p.a.dtype, kRefused, [&](auto t) {
       using T = typename decltype(t)::type;
       return ZipMask<T>(p, static_cast<Acc<T>>(otherwise));
     });
   };
+  const bool logical = p.a.dtype == HEED_BOOL;
   const auto run = [&]() -> int {
     switch (p.op) {
       case HEED_ADD: return number(kAdd);
@@ -221,14 +233,14 @@ int binary(const heed_binary& p) {
       case HEED_EQUAL: return compare(kEqual);
       case HEED_LESS: return compare(kLess);
       case HEED_LESS_EQUAL: return compare(kLessEqual);
-      case HEED_AND: return p.a.dtype == HEED_BOOL ? ZipBool(p, [](bool a, bool b) { return a && b; }) : refused;
-      case HEED_OR: return p.a.dtype == HEED_BOOL ? ZipBool(p, [](bool a, bool b) { return a || b; }) : refused;
+      case HEED_AND: return logical ? ZipBool(p, [](bool a, bool b) { return a && b; }) : kRefused;
+      case HEED_OR: return logical ? ZipBool(p, [](bool a, bool b) { return a || b; }) : kRefused;
       case HEED_MASK_ZERO: return mask(0);
       case HEED_MASK_NEG_INF: return mask(-__builtin_inf());
     }
-    return refused;
+    return kRefused;
   };
   const int status = run();
-  return status == refused ? Refuse("binary", p.op, p.a.dtype) : status;
+  return status == kRefused ? Refuse("binary", p.op, p.a.dtype) : status;
 }
 }  // namespace heed::HEED_ISA

@@ -1,4 +1,4 @@
-import { type DType, DTYPES, type DTypeArrays, type Shape, sizeOf, toBFloat16 } from "@heed/tensor";
+import { type DType, DTYPES, type DTypeArrays, isContiguous, type Shape, sizeOf, toBFloat16 } from "@heed/tensor";
 
 /** The part of a tensor that says where its elements are; a Tensor is one. */
 export interface View {
@@ -45,19 +45,11 @@ function rowsOf(x: View): { readonly starts: number[]; readonly length: number; 
     step: x.strides[last]!,
   };
 }
-function isDense(x: View): boolean {
-  let step = 1;
-  for (let i = x.shape.length - 1; i >= 0; i--) {
-    if (x.shape[i] !== 1 && x.strides[i] !== step) return false;
-    step *= x.shape[i]!;
-  }
-  return true;
-}
 /** The elements of a view, row-major and unconverted; the memory itself when it lies so. */
 export function readRaw(x: View): Raw {
   const memory = memoryOf(x) as Float32Array<ArrayBuffer>; // any of them: the loop below only moves elements
   const size = sizeOf(x.shape);
-  if (isDense(x)) return memory.subarray(x.offset, x.offset + size);
+  if (isContiguous(x.shape, x.strides)) return memory.subarray(x.offset, x.offset + size);
   const out = new DTYPES[x.dtype].array(size) as Float32Array<ArrayBuffer>;
   const { starts, length, step } = rowsOf(x);
   let to = 0;
@@ -71,7 +63,7 @@ export function readRaw(x: View): Raw {
 export function writeRaw(values: Raw, out: View): void {
   const memory = memoryOf(out) as Float32Array<ArrayBuffer>;
   const source = values as Float32Array<ArrayBuffer>;
-  if (isDense(out)) {
+  if (isContiguous(out.shape, out.strides)) {
     memory.set(source, out.offset);
     return;
   }
@@ -107,7 +99,7 @@ export function store(out: View, fill: (values: Values) => void): void {
     const values = new Float32Array(size);
     fill(values);
     writeRaw(narrow(values), out);
-  } else if (isDense(out)) {
+  } else if (isContiguous(out.shape, out.strides)) {
     fill(readRaw(out) as Values);
   } else {
     const values = new DTYPES[out.dtype].array(size) as Values;

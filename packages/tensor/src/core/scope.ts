@@ -6,7 +6,10 @@ interface Owned {
 }
 let open: Set<Owned> | undefined;
 
-/** Registers a handle with the innermost scope. Called by the handle's constructor. */
+/**
+ * Registers a handle with the innermost scope, which disposes it unless it is returned. Called by the constructors of tensors and of
+ * what owns tensors, such as layers.
+ */
 export function adopt(handle: Owned): void {
   open?.add(handle);
 }
@@ -36,6 +39,19 @@ export function scope<R>(fn: () => R): R {
       if (keep.has(handle)) outer?.add(handle);
       else handle[Symbol.dispose]();
     }
+  }
+}
+/**
+ * Runs `fn` outside every scope: the tensors it creates belong to its caller alone, who disposes them. For owners whose tensors must
+ * outlive the call that made them, such as tables and parameters. `fn` must not be async.
+ */
+export function unscoped<R>(fn: () => R): R {
+  const outer = open;
+  open = undefined;
+  try {
+    return fn();
+  } finally {
+    open = outer;
   }
 }
 /** Every object reachable through arrays, maps, plain objects and own enumerable properties; other class instances are leaves. */

@@ -1,0 +1,91 @@
+import { binary, cast, concat, contiguousStrides, type FloatDType, linear, linearBackward, Tensor, unscoped } from "@heed/tensor";
+
+/** Parameters of one linear map: weight [out, in], bias [out]. */
+export interface LinearParameters {
+  readonly weight: Tensor;
+  readonly bias: Tensor | undefined;
+}
+/** Gradients of {@link Projections}: of x, and of each map's weight and bias. */
+export interface ProjectionGradients {
+  readonly x: Tensor;
+  /** `bias` is what a bias would have; callers without one leave it. */
+  readonly parts: readonly { readonly weight: Tensor; readonly bias: Tensor }[];
+}
+/** One handle over blocks [n_i, ...] that follow one another in one storage; undefined when they do not. */
+export function adjacent(blocks: readonly Tensor[]): Tensor | undefined {
+  const [first] = blocks;
+  if (first === undefined) return undefined;
+  let end = first.offset;
+  let rows = 0;
+  for (const t of blocks) {
+    if (t.storage !== first.storage || t.dtype !== first.dtype || t.offset !== end || !t.isContiguous) return undefined;
+    end += t.size;
+    rows += t.shape[0]!;
+  }
+  const shape = [rows, ...first.shape.slice(1)];
+  first.storage.retain();
+  return new Tensor(first.engine, first.storage, first.dtype, shape, contiguousStrides(shape), first.offset);
+}
+/** The maps as one, over the same memory, where weights and biases lie one after the other. */
+function merge(parts: readonly LinearParameters[]): LinearParameters | undefined {
+  const biases = parts.flatMap(({ bias }) => bias ?? []);
+  if (biases.length !== 0 && biases.length !== parts.length) return undefined;
+  return unscoped(() => {
+    const weight = adjacent(parts.map((p) => p.weight));
+    if (weight === undefined) return undefined;
+    const bias = adjacent(biases);
+    if (bias !== undefined || biases.length === 0) return { weight, bias };
+    weight[Symbol.dispose]();
+    return undefined;
+  });
+}
+function apply(x: Tensor<FloatDType>, { weight, bias }: LinearParameters): Tensor<FloatDType> {
+  return linear(x, weight, { bias: bias && cast(bias, x.dtype) });
+}
+/**
+ * Linear maps of one input. Where their weights are neighbours in memory, as slices of one [sum of out, in] tensor are, one matrix
+ * product serves them all; else each has its own. Results belong to the caller's scope.
+ */
+export class Projections {
+  readonly #parts: readonly LinearParameters[];
+  readonly #merged: LinearParameters | undefined;
+
+  /** Keeps the given handles, which stay the caller's to dispose. */
+  constructor(parts: readonly LinearParameters[]) {
+    this.#parts = parts;
+    this.#merged = parts.length > 1 ? merge(parts) : undefined;
+  }
+  /** Whether one product serves all maps. */
+  get isMerged(): boolean {
+    return this.#merged !== undefined;
+  }
+  /** x [..., in] to one [..., out_i] per map; views of one tensor when merged. Errors as `linear`. */
+  forward<D extends FloatDType>(x: Tensor<D>): Tensor<D>[] {
+    const input = x as Tensor as Tensor<FloatDType>;
+    if (this.#merged === undefined) return this.#parts.map((p) => apply(input, p)) as Tensor[] as Tensor<D>[];
+    const all = apply(input, this.#merged);
+    return this.#cut(all, -1) as Tensor[] as Tensor<D>[];
+  }
+  /** Gradients for the upstream gradients [..., out_i] of each map. Errors as `linearBackward`. */
+  backward(x: Tensor, dOut: readonly Tensor[]): ProjectionGradients {
+    if (this.#merged !== undefined) {
+      const all = linearBackward(x, this.#merged.weight, concat(dOut, -1));
+      const biases = this.#cut(all.bias, 0);
+      return { x: all.x, parts: this.#cut(all.weight, 0).map((weight, i) => ({ weight, bias: biases[i]! })) };
+    }
+    const each = this.#parts.map((p, i) => linearBackward(x, p.weight, dOut[i]!));
+    const [first, ...others] = each;
+    for (const g of others) binary("add", first!.x, g.x, first!.x);
+    return { x: first!.x, parts: each };
+  }
+  /** Slices of t along an axis, as long as each map's output. */
+  #cut(t: Tensor, axis: number): Tensor[] {
+    let at = 0;
+    return this.#parts.map(({ weight }) => t.slice(axis, at, (at += weight.shape[0]!)));
+  }
+  /** Frees the handles on merged memory. */
+  [Symbol.dispose](): void {
+    this.#merged?.weight[Symbol.dispose]();
+    this.#merged?.bias?.[Symbol.dispose]();
+  }
+}

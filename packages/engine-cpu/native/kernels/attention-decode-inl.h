@@ -1,0 +1,225 @@
+// Attention for few query rows, where the time is that of reading the cache once. Keys and values are read in place, whatever their
+// storage type, by all rows of a key head together; the values of a block are prefetched while its keys are used, and the next keys
+// while its values are. Long caches are split over keys by the caller and combined by log-sum-exp (Flash-Decoding, Dao et al. 2023).
+#pragma once
+#include "attention-problem-inl.h"
+#include "tile-inl.h"
+
+namespace heed::HEED_ISA {
+constexpr int64_t kDecodeRows = 16;  // beyond it packing pays: products on the register tile are about twice as fast
+
+/// Sums of Width vectors by log2(Width) steps of halving and joining: lane i is the sum of r[i].
+template <class T> HEED_INLINE Vec<T> SumEach(Vec<T> (&r)[Width<T>]) {
+  constexpr int w = Width<T>;
+  HEED_UNROLL for (int group = w; group > 1; group /= 2) {
+    // Vectors hold w / group groups each; the first and the second halves of all groups of two vectors, side by side.
+    Mask<T> low = {}, high = {};
+    HEED_UNROLL for (int i = 0; i < w; i++) {
+      const int source = i / (group / 2);
+      low[i] = source * group + i % (group / 2);
+      high[i] = low[i] + group / 2;
+    }
+    HEED_UNROLL for (int i = 0; i < group / 2; i++)
+      r[i] = Shuffle(r[2 * i], r[2 * i + 1], low) + Shuffle(r[2 * i], r[2 * i + 1], high);
+  }
+  return r[0];
+}
+HEED_INLINE void PrefetchRow(const char* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
+}
+
+/// One task of decoding: up to kDecodeRows rows (more works too), in groups of at most four.
+template <class T, class K> struct DecodeState {
+  static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
+  const Problem<T>& a;
+  const Sequence& s;
+  const RowBlock& block;
+  int64_t rows, padded, D, Dv;  // padded rows are zero queries; D, Dv whole vectors
+  T *q, *p, *out, *sum, *m, *alpha;
+  uint64_t bits;
+  const char *keys[kKeyBlock], *next_keys[kKeyBlock], *values[kKeyBlock];
+
+  static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv) {
+    const int64_t padded = RoundUp(rows, 4);
+    return (padded * (Padded<T>(D) + kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(padded, 16)) * static_cast<int64_t>(sizeof(T));
+  }
+  DecodeState(const Problem<T>& problem, const Sequence& sequence, const RowBlock& rows_of, char* scratch)
+      : a(problem), s(sequence), block(rows_of), rows(rows_of.queries * problem.G), padded(RoundUp(rows, 4)) {
+    D = Padded<T>(a.D);
+    Dv = Padded<T>(a.Dv);
+    q = reinterpret_cast<T*>(scratch);
+    p = q + padded * D;
+    out = p + padded * kKeyBlock;
+    sum = out + padded * Dv;
+    m = sum + padded * Width<T>;
+    alpha = m + RoundUp(padded, 16);
+  }
+  int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
+  int64_t Head(int64_t r) const { return block.head * a.G + (r < rows ? r : rows - 1) % a.G; }
+
+  void Start(bool with_sink) {
+    memset(q, 0, static_cast<size_t>(padded * D) * sizeof(T));
+    memset(out, 0, static_cast<size_t>(padded * (Dv + Width<T>)) * sizeof(T));  // and sum
+    for (int64_t r = 0; r < padded; r++) {
+      m[r] = -static_cast<T>(__builtin_inf());
+      if (r >= rows) continue;
+      a.load_query(q + r * D, s.q + Query(r) * a.q_strides.row + Head(r) * a.q_strides.head, a.q_strides.step, a.D,
+                   a.rules.query_factor);
+      if (!with_sink) continue;
+      m[r] = a.rules.Sink(Head(r));
+      if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
+    }
+  }
+  /// p[r + i][j] = q[r + i] . key j for R rows and the keys [0, n) of the block (rounded up: later ones repeat the last).
+  template <int R> void Dots(int64_t r, int64_t n, bool prefetch) {
+    constexpr int keys_at_once = Width<T> / R;
+    const int64_t whole = a.D / Width<T> * Width<T>, bytes = a.Dv * static_cast<int64_t>(sizeof(K));
+    const T* qr = q + r * D;
+    for (int64_t j = 0; j < n; j += keys_at_once) {
+      Vec<T> sums[R * keys_at_once] = {};
+      if (prefetch)
+        for (int64_t i = 0; i < keys_at_once; i++) PrefetchRow(values[j + i], bytes);
+      const K* row[keys_at_once];
+      HEED_UNROLL for (int i = 0; i < keys_at_once; i++) row[i] = reinterpret_cast<const K*>(keys[j + i]);
+      for (int64_t d = 0; d < whole; d += Width<T>) Step<R, keys_at_once>(sums, qr, row, d, Width<T>);
+      if (whole < a.D) Step<R, keys_at_once>(sums, qr, row, whole, a.D - whole);
+      const Vec<T> dots = SumEach<T>(sums);
+      T lanes[Width<T>];
+      Store<T>(lanes, dots);
+      HEED_UNROLL for (int i = 0; i < R; i++) memcpy(p + (r + i) * kKeyBlock + j, lanes + i * keys_at_once, keys_at_once * sizeof(T));
+    }
+  }
+  template <int R, int N>
+  HEED_INLINE_MEMBER void Step(Vec<T> (&sums)[R * N], const T* qr, const K* const* row, int64_t d, int64_t lanes) const {
+    Vec<T> key[N];
+    HEED_UNROLL for (int i = 0; i < N; i++) key[i] = LoadFirstAs(row[i] + d, lanes);
+    HEED_UNROLL for (int g = 0; g < R; g++) {
+      const Vec<T> x = Load(qr + g * D + d);
+      HEED_UNROLL for (int i = 0; i < N; i++) sums[g * N + i] = Fma(x, key[i], sums[g * N + i]);
+    }
+  }
+  /// out[r + i][c ...] = alpha * out + p @ V for R rows, Vecs vectors of columns (the last `tail` lanes wide) and keys [low, high).
+  template <int R, int Vecs> void Accumulate(int64_t r, int64_t c, int64_t tail, int64_t low, int64_t high, bool prefetch) {
+    Vec<T> acc[R][Vecs];
+    T* to = out + r * Dv + c;
+    HEED_UNROLL for (int i = 0; i < R; i++)
+      HEED_UNROLL for (int x = 0; x < Vecs; x++) acc[i][x] = Load(to + i * Dv + x * Width<T>) * Set1(alpha[r + i]);
+    const T* weights = p + r * kKeyBlock;
+    const int64_t ahead = c * static_cast<int64_t>(sizeof(K));
+    for (int64_t j = low; j < high; j++) {
+      const K* row = reinterpret_cast<const K*>(values[j]) + c;
+      if (prefetch) PrefetchRow(next_keys[j] + ahead, Vecs * Width<T> * static_cast<int64_t>(sizeof(K)));
+      Vec<T> value[Vecs];
+      HEED_UNROLL for (int x = 0; x < Vecs; x++)
+        value[x] = x == Vecs - 1 ? LoadFirstAs(row + x * Width<T>, tail) : LoadAs(row + x * Width<T>);
+      HEED_UNROLL for (int i = 0; i < R; i++) {
+        const Vec<T> weight = Set1(weights[i * kKeyBlock + j]);
+        HEED_UNROLL for (int x = 0; x < Vecs; x++) acc[i][x] = Fma(weight, value[x], acc[i][x]);
+      }
+    }
+    HEED_UNROLL for (int i = 0; i < R; i++)
+      HEED_UNROLL for (int x = 0; x < Vecs; x++) Store<T>(to + i * Dv + x * Width<T>, acc[i][x]);
+  }
+  template <int R> void AccumulateRows(int64_t r, int64_t low, int64_t high, bool prefetch) {
+    constexpr int64_t wide = kTileVecs * Width<T>;
+    int64_t c = 0;
+    for (; c + wide <= a.Dv; c += wide) Accumulate<R, kTileVecs>(r, c, Width<T>, low, high, prefetch);
+    for (; c < a.Dv; c += Width<T>) Accumulate<R, 1>(r, c, a.Dv - c < Width<T> ? a.Dv - c : Width<T>, low, high, prefetch);
+  }
+  /// f(rows as a Count, r) for groups of four, then two, then one.
+  template <class F> void Groups(const F& f) {
+    int64_t r = 0;
+    for (; rows - r >= kGroup || rows - r == 3; r += kGroup) f(Count<kGroup>{}, r);
+    if (rows - r >= 2) f(Count<2>{}, r), r += 2;
+    if (rows - r == 1) f(Count<1>{}, r);
+  }
+  KeyRange Local(int64_t r, int64_t j0) const {
+    const KeyRange range = a.rules.Visible(s.offset + Query(r), s.length);
+    int64_t low = range.first > block.first ? range.first : block.first, high = range.end < block.end ? range.end : block.end;
+    low = low - j0 < 0 ? 0 : low - j0 > kKeyBlock ? kKeyBlock : low - j0;
+    high = high - j0 > kKeyBlock ? kKeyBlock : high - j0;
+    return {low, high < low ? low : high};
+  }
+  bool Finite(int64_t low, int64_t high) const {
+    T wrong = 0;
+    for (int64_t j = low; j < high; j++) {
+      const K* row = reinterpret_cast<const K*>(values[j]);
+      Vec<T> x = {};
+      for (int64_t d = 0; d < a.Dv; d += Width<T>) {
+        const Vec<T> y = LoadFirstAs(row + d, a.Dv - d);
+        x += y - y;
+      }
+      wrong += HorizontalSum<T>(x);
+    }
+    return wrong == 0;
+  }
+  /// Row r where its own bits say so: hidden values may be NaN.
+  void AccumulateSelected(int64_t r, uint64_t visible) {
+    T* to = out + r * Dv;
+    for (int64_t d = 0; d < a.Dv; d++) to[d] *= alpha[r];
+    for (; visible != 0; visible &= visible - 1) {
+      const int64_t j = __builtin_ctzll(visible);
+      const K* row = reinterpret_cast<const K*>(values[j]);
+      for (int64_t d = 0; d < a.Dv; d++) to[d] += p[r * kKeyBlock + j] * ToFloat(row[d]);
+    }
+  }
+  void Block(int64_t j0, bool prefetch_keys) {
+    const int64_t low = Local(0, j0).first, high = Local(rows - 1, j0).end;
+    if (low >= high) return;
+    bool first = true;
+    Groups([&](auto n, int64_t r) {
+      Dots<decltype(n)::value>(r, high, first);
+      first = false;
+    });
+    // Values that some row does not see may be multiplied by its 0 only when they are finite.
+    const bool same = a.rules.apply_mask == nullptr && Local(rows - 1, j0).first == low && Local(0, j0).end == high;
+    const bool select = !same && !Finite(low, high);
+    for (int64_t r = 0; r < rows; r++) {
+      T* row = p + r * kKeyBlock;
+      const KeyRange range = Local(r, j0);
+      const RowAt at = {s.batch, Head(r), Query(r), s.offset + Query(r)};
+      a.rules.Finish(row, kKeyBlock, range.first, range.end, at, j0);
+      const uint64_t visible = select ? VisibleBits(row) : 0;
+      SoftmaxRow<T>(row, m + r, sum + r * Width<T>, alpha + r);
+      if (select) AccumulateSelected(r, visible);
+    }
+    if (select) return;
+    first = prefetch_keys;
+    Groups([&](auto n, int64_t r) {
+      AccumulateRows<decltype(n)::value>(r, low, high, first);
+      first = false;
+    });
+  }
+  void Run(T* partial) {
+    Start(partial == nullptr);
+    const int64_t begin = block.first / kKeyBlock * kKeyBlock;
+    if (block.first < block.end) FindRows(a, s, a.k, a.k_strides, block.head, begin, block.end, next_keys);
+    for (int64_t j0 = begin; j0 < block.end; j0 += kKeyBlock) {
+      memcpy(keys, next_keys, sizeof keys);
+      FindRows(a, s, a.v, a.v_strides, block.head, j0, block.end, values);
+      const bool more = j0 + kKeyBlock < block.end;
+      if (more) FindRows(a, s, a.k, a.k_strides, block.head, j0 + kKeyBlock, block.end, next_keys);
+      Block(j0, more);
+    }
+    End(partial);
+  }
+  void End(T* partial) {
+    for (int64_t r = 0; r < rows; r++) {
+      const T total = HorizontalSum<T>(Load(sum + r * Width<T>));
+      if (partial == nullptr) {
+        StoreRow(a, s, Head(r), Query(r), out + r * Dv, m[r], total);
+        continue;
+      }
+      T* to = partial + r * (Dv + 2);
+      to[0] = m[r];
+      to[1] = total;
+      memcpy(to + 2, out + r * Dv, static_cast<size_t>(Dv) * sizeof(T));
+    }
+  }
+};
+template <class T, class K>
+HEED_NOINLINE void Decode(const Problem<T>& a, const Sequence& s, const RowBlock& block, char* scratch, T* partial) {
+  DecodeState<T, K> state(a, s, block, scratch);
+  state.Run(partial);
+}
+}  // namespace heed::HEED_ISA

@@ -1,0 +1,158 @@
+// What every way to compute attention forward shares: the problem in the accumulator type T, where its rows lie, the online softmax
+// (Milakov and Gimelshein 2018, arXiv:1805.02867) of a row of logits, and how a row leaves.
+//   A "unit" is one key head of one sequence; its rows are the queries times the G query heads that read that key head:
+//   row r of a block is query first + r / G, head unit.head * G + r % G.
+#pragma once
+#include "scores-inl.h"
+
+namespace heed::HEED_ISA {
+constexpr int64_t kKeyBlock = 64;  // keys between two looks at the running maximum; a multiple of every tile's columns
+
+/// Strides of a tensor of rows, in bytes. Element (batch, row, head, d).
+struct RowStrides {
+  int64_t batch, row, head, step;
+};
+HEED_INLINE RowStrides BytesOf(const heed_tensor& t, int64_t bytes) {
+  return {t.strides[0] * bytes, t.strides[1] * bytes, t.strides[2] * bytes, t.strides[3] * bytes};
+}
+/// One sequence of the batch. Its token t stands at row t of `batch`, or in page pages[t / page_size * page_step].
+struct Sequence {
+  int64_t batch, queries, length, offset;
+  const char* q;
+  char *out, *lse;
+  const int32_t* pages;
+};
+
+/// Rows of one task, with its share of the keys.
+struct RowBlock {
+  int64_t head;            // key head
+  int64_t query, queries;  // first query, number of queries
+  int64_t first, end;      // keys
+};
+
+template <class T> struct Problem {
+  ScoreRules<T> rules;
+  int64_t sequences, Hq, Hkv, G, D, Dv;
+  const char *q, *k, *v;
+  char *out, *lse;  // lse may be NULL
+  RowStrides q_strides, k_strides, v_strides, out_strides, lse_strides;
+  int64_t page_size, page_step;  // 0: keys and values are not paged; batch is then the stride between pages
+  Sequence (*sequence)(const Problem&, int64_t n);
+  const void* parameters;  // of the call, for `sequence`
+  // The storage types stand behind these; nothing else knows them.
+  void (*load_query)(T* to, const char* from, int64_t step, int64_t n, T factor);
+  void (*store_out)(char* to, int64_t step, const T* from, int64_t n, T factor);
+  void (*pack_keys)(T* to, const char* const* rows, int64_t step, int64_t D);
+  bool (*pack_values)(T* to, const char* const* rows, int64_t step, int64_t Dv);
+  void (*decode)(const Problem&, const Sequence&, const RowBlock&, char* scratch, T* partial);
+  int64_t kv_bytes;  // of one key or value element
+};
+HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+template <class T> HEED_INLINE int64_t Padded(int64_t n) { return RoundUp(n, Width<T>); }
+
+/// Addresses of the rows of keys (or values) j0 .. j0 + kKeyBlock - 1. A row that does not exist (from `end` on, at most the
+/// sequence's length) is replaced by the last that does, so that nothing unwritten is read.
+template <class T>
+HEED_INLINE void FindRows(const Problem<T>& a, const Sequence& s, const char* data, const RowStrides& strides, int64_t head,
+                          int64_t j0, int64_t end, const char** rows) {
+  const int64_t n = end - j0 < kKeyBlock ? end - j0 : kKeyBlock;
+  const char* base = data + head * strides.head;
+  if (a.page_size == 0) {
+    base += s.batch * strides.batch + j0 * strides.row;
+    for (int64_t i = 0; i < n; i++) rows[i] = base + i * strides.row;
+  } else {
+    int64_t page = j0 / a.page_size, in_page = j0 - page * a.page_size;
+    for (int64_t i = 0; i < n; page++, in_page = 0) {
+      const char* at = base + s.pages[page * a.page_step] * strides.batch;
+      for (; in_page < a.page_size && i < n; in_page++, i++) rows[i] = at + in_page * strides.row;
+    }
+  }
+  for (int64_t i = n; i < kKeyBlock; i++) rows[i] = rows[n - 1];
+}
+
+template <class V, class M> HEED_INLINE V Shuffle(V a, V b, M m) { return __builtin_shuffle(a, b, m); }
+/// The largest lane; a NaN may be forgotten.
+template <class T> HEED_INLINE T HorizontalMax(Vec<T> x) {
+  HEED_UNROLL for (int half = Width<T> / 2; half > 0; half /= 2) {
+    Mask<T> m = {};
+    HEED_UNROLL for (int i = 0; i < Width<T>; i++) m[i] = i ^ half;
+    x = Max(x, Shuffle(x, x, m));
+  }
+  return x[0];
+}
+template <class T> HEED_INLINE T HorizontalSum(Vec<T> x) {
+  HEED_UNROLL for (int half = Width<T> / 2; half > 0; half /= 2) {
+    Mask<T> m = {};
+    HEED_UNROLL for (int i = 0; i < Width<T>; i++) m[i] = i ^ half;
+    x = x + Shuffle(x, x, m);
+  }
+  return x[0];
+}
+
+/// State of one row of the online softmax. p = 2^(logit - m); `sum` is kept per lane until the end.
+template <class T> HEED_NOINLINE void NothingFinite(T* p, T* sum, T* alpha) {
+  // Either nothing is visible, or all that is visible is NaN: the row then becomes NaN, as the formula has it.
+  for (int64_t i = 0; i < kKeyBlock; i++) {
+    p[i] = p[i] == p[i] ? T{0} : p[i];
+    sum[i % Width<T>] += p[i];
+  }
+  *alpha = 1;
+}
+/// Turns kKeyBlock logits into p, and updates the row's running maximum m, its lanes of `sum`, and `alpha`, which is what the
+/// output so far is to be multiplied by.
+template <class T> HEED_INLINE void SoftmaxRow(T* p, T* m, T* sum, T* alpha) {
+  constexpr int n = kKeyBlock / Width<T>;
+  Vec<T> x[n], most[4] = {Load(p), Load(p + Width<T>), Load(p + 2 * Width<T>), Load(p + 3 * Width<T>)};
+  static_assert(n >= 4 && n % 4 == 0, "the maximum is taken in four chains");
+  HEED_UNROLL for (int j = 4; j < n; j++) most[j % 4] = Max(Load(p + j * Width<T>), most[j % 4]);
+  const T before = *m, top = HorizontalMax<T>(Max(Max(most[0], most[1]), Max(most[2], most[3])));
+  const T now = top > before ? top : before;
+  if (__builtin_expect(now == -static_cast<T>(__builtin_inf()), 0)) return NothingFinite(p, sum, alpha);
+  Vec<T> total = Load(sum);
+  if (top > before) {
+    *m = now;
+    *alpha = Exp2NotPositive<T>(Set1(before - now))[0];
+    total *= *alpha;
+  } else {
+    *alpha = 1;
+  }
+  HEED_UNROLL for (int j = 0; j < n; j++) x[j] = Exp2NotPositive<T>(Load(p + j * Width<T>) - Set1(now));
+  HEED_UNROLL for (int j = 0; j < n; j++) Store<T>(p + j * Width<T>, x[j]);
+  HEED_UNROLL for (int step = n / 2; step > 0; step /= 2)
+    HEED_UNROLL for (int j = 0; j < step; j++) x[j] += x[j + step];
+  Store<T>(sum, total + x[0]);
+}
+/// Bit j set where logit j is not excluded.
+template <class T> HEED_INLINE uint64_t VisibleBits(const T* logits) {
+  uint64_t bits = 0;
+  for (int64_t j = 0; j < kKeyBlock; j++) bits |= static_cast<uint64_t>(logits[j] != -static_cast<T>(__builtin_inf())) << j;
+  return bits;
+}
+
+/// Writes out and lse of row r: `acc` is the sum of p v, `sum` of p (and of the sink), both relative to 2^m. A sum of 0 means
+/// that the row saw nothing.
+template <class T>
+HEED_INLINE void StoreRow(const Problem<T>& a, const Sequence& s, int64_t head, int64_t query, const T* acc, T m, T sum) {
+  a.store_out(s.out + query * a.out_strides.row + head * a.out_strides.head, a.out_strides.step, acc, a.Dv,
+              sum == 0 ? T{0} : T{1} / sum);
+  if (s.lse == nullptr) return;
+  const T log_sum = Log<T>(Set1(sum))[0];
+  T* lse = reinterpret_cast<T*>(s.lse + query * a.lse_strides.row + head * a.lse_strides.head);
+  *lse = sum == 0 ? -static_cast<T>(__builtin_inf()) : m * static_cast<T>(kLn2) + log_sum;
+}
+
+template <class T, class Q> HEED_NOINLINE void LoadQuery(T* to, const char* from, int64_t step, int64_t n, T factor) {
+  const Q* q = reinterpret_cast<const Q*>(from);
+  int64_t i = 0;
+  if (step == sizeof(Q))
+    for (; i + Width<T> <= n; i += Width<T>) Store<T>(to + i, LoadAs(q + i) * Set1(factor));
+  for (; i < n; i++) to[i] = ToFloat(*reinterpret_cast<const Q*>(from + i * step)) * factor;
+}
+template <class T, class Q> HEED_NOINLINE void StoreOut(char* to, int64_t step, const T* from, int64_t n, T factor) {
+  Q* out = reinterpret_cast<Q*>(to);
+  int64_t i = 0;
+  if (step == sizeof(Q))
+    for (; i + Width<T> <= n; i += Width<T>) StoreAs<Q>(out + i, Load(from + i) * Set1(factor));
+  for (; i < n; i++) *reinterpret_cast<Q*>(to + i * step) = FromFloat<Q>(from[i] * factor);
+}
+}  // namespace heed::HEED_ISA

@@ -1,0 +1,225 @@
+// One block of attention's backward pass: kRowBlock query rows against kKeyBlock keys. FlashAttention-2's five products
+// (Dao, arXiv 2307.08691, algorithm 2), probabilities recomputed from the log-sum-exp of the forward pass:
+//   S = Q K^T,  dP = dO V^T,  P = exp(S - lse),  dS = P * (dP - delta) [* softcap slope],  delta_i = sum_d dO_i . out_i
+//   dV += P^T dO,  dK += dS^T Q,  dQ += dS K
+// The G query heads of a key head are rows of one matrix: row r is query r / G of head r % G, so dK and dV sum over the group.
+// A pair that is not visible has P = dS = 0 by selection; what stands in its operands is kept out by MultiplyVisible.
+#pragma once
+#include "matmul-inl.h"
+#include "scores-inl.h"
+
+namespace heed::HEED_ISA {
+/// About the rows of a block (a multiple of G) and its keys: for D = 128 in float32 the block's operands take 0.5 MiB of L2.
+constexpr int64_t kRowsWanted = 96;
+constexpr int64_t kKeyBlock = 128;
+
+HEED_INLINE int64_t RoundUpTo(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+/// Row length in elements: n rounded up to an odd number of cache lines, so that a column of rows spreads over all sets of L1.
+template <class T> HEED_INLINE int64_t RowLength(int64_t n) {
+  const int64_t line = 64 / int64_t{sizeof(T)}, lines = (n + line - 1) / line;
+  return (lines | 1) * line;
+}
+
+/// c[i][:] += sum_k a[i * a_row + k * a_step] * b[k * b_step + :], accumulators in registers for the whole depth.
+template <class T> struct TileProduct {
+  const T* a;
+  int64_t a_stride;  // of rows (kAcross) or of steps (kDown); the other stride is 1
+  const T* b;
+  int64_t b_step, depth;
+  T* c;
+  int64_t c_row;
+};
+enum class Walk { kAcross, kDown };  // a is read along its rows, or down its columns (a transposed operand)
+template <class T, Walk walk, bool add, int Rows, int Vecs> HEED_NOINLINE void RunTile(const TileProduct<T>& p) {
+  Tile<T, Rows, Vecs> c;
+  if constexpr (add) {
+    HEED_UNROLL for (int i = 0; i < Rows; i++)
+      HEED_UNROLL for (int j = 0; j < Vecs; j++) c.at[i][j] = Load(p.c + i * p.c_row + j * Width<T>);
+  } else {
+    Clear(c);
+  }
+  if constexpr (walk == Walk::kAcross) MultiplyAdd(c, p.a, p.a_stride, 1, p.b, p.b_step, p.depth);
+  else MultiplyAdd(c, p.a, 1, p.a_stride, p.b, p.b_step, p.depth);
+  HEED_UNROLL for (int i = 0; i < Rows; i++)
+    HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(p.c + i * p.c_row + j * Width<T>, c.at[i][j]);
+}
+template <class T, Walk walk, bool add, int Rows> HEED_INLINE void RunTileOf(const TileProduct<T>& p, int64_t vecs) {
+  if constexpr (kTileVecs == 4) {
+    if (vecs == 4) return RunTile<T, walk, add, Rows, 4>(p);
+    if (vecs == 3) return RunTile<T, walk, add, Rows, 3>(p);
+  }
+  if (vecs == 2) return RunTile<T, walk, add, Rows, 2>(p);
+  RunTile<T, walk, add, Rows, 1>(p);
+}
+/// A tile of up to kTileRows rows, computed with 2, 4 or 6: an odd one works on one row of room beyond its last.
+template <class T, Walk walk, bool add> HEED_INLINE void RunTile(const TileProduct<T>& p, int64_t rows, int64_t vecs) {
+  if (rows > 4) RunTileOf<T, walk, add, 6>(p, vecs);
+  else if (rows > 2) RunTileOf<T, walk, add, 4>(p, vecs);
+  else RunTileOf<T, walk, add, 2>(p, vecs);
+}
+
+/// The numbers of a call that blocks need.
+struct BackwardShape {
+  int64_t batch, queries, keys, heads, key_heads, group, d, dv;
+  int64_t q_row, o_row;          // row lengths of packed q and k, and of packed d_out
+  int64_t rows, block_queries, block_rows, row_blocks, key_blocks;  // of one key head
+};
+/// A block of query rows of one key head, packed: q times ScoreRules::query_factor, d_out, and a log-sum-exp in base 2 and delta
+/// per row. finite 0: some element of q or d_out is not finite.
+template <class T> struct QueryRows {
+  T *q, *d_out, *lse, *delta;
+  int64_t begin, count;          // rows of the key head
+};
+/// A block of keys: transposed panels of kTileCols<T> keys (depth by key) and rows, whose end is `count` keys.
+template <class T> struct KeyRows {
+  T *k_panels, *v_panels, *k;
+  int64_t begin, count;
+  bool finite;
+};
+/// Where the scores of a block stand: probabilities, d_scores and the slope of the softcap, [rows][kKeyBlock] with row length score_row.
+template <class T> struct ScoreBlock {
+  static constexpr int64_t kRow = kKeyBlock + 64 / int64_t{sizeof(T)};
+  T *p, *ds, *slope;
+  uint8_t* visible;              // [rows][kKeyBlock], written for blocks that are not finite
+  int32_t* first;                // per tile of kTileRows rows: the range of keys whose p and ds are computed; zero beyond
+  int32_t* end;
+};
+
+/// x[0 .. n) *= factor; returns whether all were finite (0 * x is NaN otherwise).
+template <class T> HEED_INLINE bool ScaleRow(T* x, int64_t n, T factor) {
+  Vec<T> test = {};
+  for (int64_t i = 0; i < n; i += Width<T>) {
+    const Vec<T> y = Load<T>(x + i);
+    test += y * Set1(T{0});
+    Store<T>(x + i, y * Set1(factor));
+  }
+  return ReduceAdd<T>(test) == 0;
+}
+template <class T> HEED_INLINE T DotRow(const T* x, const T* y, int64_t n) {
+  Vec<T> sum = {};
+  for (int64_t i = 0; i < n; i += Width<T>) sum = Fma(Load<T>(x + i), Load<T>(y + i), sum);
+  return ReduceAdd<T>(sum);
+}
+
+/// One row of a block, from products to probabilities: p holds scores, ds holds dP on entry, both for n keys from j0 on.
+template <class T>
+HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, T* ds, T* slope, int64_t n, int64_t low, int64_t high,
+                             int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
+  const T hidden = static_cast<T>(-__builtin_inf());
+  const bool capped = rules.cap != 0 && !before_softcap;
+  rules.Finish(p, n, low, high, at, j0, capped ? slope : nullptr);
+  if (visible != nullptr)
+    for (int64_t i = 0; i < n; i++) visible[i] = p[i] != hidden;
+  for (int64_t i = 0; i < n; i += Width<T>) {
+    const Vec<T> x = Load<T>(p + i);
+    const Mask<T> out = x == Set1(hidden);
+    const Vec<T> y = Select<T>(out, Vec<T>{}, Exp2NotPositive<T>(x - Set1(lse)));
+    Vec<T> d = y * (Load<T>(ds + i) - Set1(delta));
+    if (capped) d *= Load<T>(slope + i);
+    Store<T>(p + i, y);
+    Store<T>(ds + i, Select<T>(out, Vec<T>{}, d));
+  }
+}
+template <class T> HEED_INLINE void ZeroOutside(T* row, int64_t first, int64_t end) {
+  memset(row, 0, sizeof(T) * first);
+  memset(row + end, 0, sizeof(T) * (kKeyBlock - end));
+}
+
+/// P and dS of a block. before_softcap leaves the softcap's slope out of dS: the gradient of an additive mask.
+template <class T>
+HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& rules, int64_t batch, int64_t key_head, const QueryRows<T>& q,
+                                 const KeyRows<T>& k, const ScoreBlock<T>& to, bool careful, bool before_softcap) {
+  constexpr int64_t w = Width<T>, row = ScoreBlock<T>::kRow;
+  const int64_t length = rules.Length(batch), offset = rules.Offset(batch, length);
+  const auto clamp = [&](int64_t key) { return key < k.begin ? 0 : key > k.begin + k.count ? k.count : key - k.begin; };
+  for (int64_t r = 0; r < q.count; r += kTileRows) {
+    const int64_t high = q.count - r < kTileRows ? q.count - r : kTileRows;
+    const int64_t from = clamp(rules.Visible(offset + (q.begin + r) / s.group, length).first) / w * w;
+    int64_t end = RoundUpTo(clamp(rules.Visible(offset + (q.begin + r + high - 1) / s.group, length).end), w);
+    if (end < from) end = from;
+    to.first[r / kTileRows] = static_cast<int32_t>(from);
+    to.end[r / kTileRows] = static_cast<int32_t>(end);
+    for (int64_t j = from; j < end;) {
+      const int64_t panel = j / kTileCols<T>, within = j % kTileCols<T>;
+      const int64_t wide = end - j < kTileCols<T> - within ? end - j : kTileCols<T> - within;
+      const int64_t at = panel * kTileCols<T>;
+      RunTile<T, Walk::kAcross, false>({q.q + r * s.q_row, s.q_row, k.k_panels + at * s.d + within, kTileCols<T>, s.d, to.p + r * row + j, row},
+                                       high, wide / w);
+      RunTile<T, Walk::kAcross, false>({q.d_out + r * s.o_row, s.o_row, k.v_panels + at * s.dv + within, kTileCols<T>, s.dv, to.ds + r * row + j, row},
+                                       high, wide / w);
+      j += wide;
+    }
+    for (int64_t i = r; i < r + high; i++) {
+      T *p = to.p + i * row, *ds = to.ds + i * row;
+      const int64_t query = (q.begin + i) / s.group, head = key_head * s.group + (q.begin + i) % s.group;
+      const KeyRange seen = rules.Visible(offset + query, length);
+      const bool nothing = q.lse[i] == static_cast<T>(-__builtin_inf());
+      const int64_t low = clamp(seen.first), top = nothing ? low : clamp(seen.end);
+      if (from < end)
+        FinishRow<T>(rules, {batch, head, query, offset + query}, p + from, ds + from, to.slope, end - from, low - from,
+                     (top > low ? top : low) - from, k.begin + from, q.lse[i], q.delta[i], careful ? to.visible + i * kKeyBlock + from : nullptr,
+                     before_softcap);
+      ZeroOutside(p, from, end);
+      ZeroOutside(ds, from, end);
+      if (careful) memset(to.visible + i * kKeyBlock, 0, from), memset(to.visible + i * kKeyBlock + end, 0, kKeyBlock - end);
+    }
+  }
+}
+
+/// Where the sums of a block go: rows of the key block (row lengths q_row and o_row) and rows of the query block.
+template <class T> struct BackwardSums {
+  T *dk, *dv, *dq;
+};
+/// c += A^T B for the keys of a block: A = p or ds, B = d_out or q.
+template <class T>
+HEED_NOINLINE void MultiplyDown(const T* scores, const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* b, int64_t b_row, T* c,
+                                int64_t cols) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t col = 0; col < cols; col += kTileCols<T>) {
+    const int64_t vecs = ((cols - col < kTileCols<T> ? cols - col : kTileCols<T>) + Width<T> - 1) / Width<T>;
+    int64_t from = 0, to = 0;
+    for (int64_t j = 0; j < keys; j += kTileRows) {
+      // Both ends of the tiles' ranges rise with the row: the tiles that meet these keys are neighbours.
+      while (from < tiles && block.end[from] <= j) from++;
+      if (to < from) to = from;
+      while (to < tiles && block.first[to] < j + kTileRows) to++;
+      const int64_t begin = from * kTileRows, end = to * kTileRows < rows ? to * kTileRows : rows;
+      if (begin >= end) continue;
+      RunTile<T, Walk::kDown, true>({scores + begin * ScoreBlock<T>::kRow + j, ScoreBlock<T>::kRow, b + begin * b_row + col, b_row, end - begin,
+                                     c + j * b_row + col, b_row},
+                                    keys - j < kTileRows ? keys - j : kTileRows, vecs);
+    }
+  }
+}
+/// dq += dS K for the rows of a block.
+template <class T>
+HEED_NOINLINE void MultiplyAcross(const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* k, int64_t k_row, T* dq, int64_t cols) {
+  for (int64_t col = 0; col < cols; col += kTileCols<T>) {
+    const int64_t vecs = ((cols - col < kTileCols<T> ? cols - col : kTileCols<T>) + Width<T> - 1) / Width<T>;
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int64_t from = block.first[r / kTileRows], end = block.end[r / kTileRows] < keys ? block.end[r / kTileRows] : keys;
+      if (from >= end) continue;
+      RunTile<T, Walk::kAcross, true>({block.ds + r * ScoreBlock<T>::kRow + from, ScoreBlock<T>::kRow, k + from * k_row + col, k_row, end - from,
+                                       dq + r * k_row + col, k_row},
+                                      rows - r < kTileRows ? rows - r : kTileRows, vecs);
+    }
+  }
+}
+/// The three products of a block in which some operand is not finite: only visible pairs are touched, in the same order of
+/// additions, so that finite rows get the bits they would have had.
+template <class T>
+HEED_NOINLINE void MultiplyVisible(const BackwardShape& s, const QueryRows<T>& q, const KeyRows<T>& k, const ScoreBlock<T>& block,
+                                   const BackwardSums<T>& sums) {
+  const auto add = [](T* to, T factor, const T* from, int64_t n) {
+    for (int64_t x = 0; x < n; x += Width<T>) Store<T>(to + x, Fma(Set1(factor), Load<T>(from + x), Load<T>(to + x)));
+  };
+  for (int64_t i = 0; i < q.count; i++)
+    for (int64_t j = 0; j < k.count; j++) {
+      if (!block.visible[i * kKeyBlock + j]) continue;
+      const T p = block.p[i * ScoreBlock<T>::kRow + j], ds = block.ds[i * ScoreBlock<T>::kRow + j];
+      add(sums.dv + j * s.o_row, p, q.d_out + i * s.o_row, s.dv);
+      add(sums.dk + j * s.q_row, ds, q.q + i * s.q_row, s.d);
+      add(sums.dq + i * s.q_row, ds, k.k + j * s.q_row, s.d);
+    }
+}
+}  // namespace heed::HEED_ISA

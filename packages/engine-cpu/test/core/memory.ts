@@ -1,0 +1,59 @@
+import { allocate, DisposedError, type Engine, memoryUsage, OutOfMemoryError, Tensor } from "@heed/tensor";
+import { describe, expect, test } from "bun:test";
+
+export function memorySuite(engine: Engine): void {
+  describe("memory", () => {
+    test("an allocation is as large as asked for, or larger", () => {
+      for (const bytes of [0, 1, 63, 64, 1000, 5 << 20]) {
+        const memory = engine.alloc(bytes);
+        expect(memory.buffer!.byteLength).toBeGreaterThanOrEqual(bytes);
+        expect(memory.address % 64).toBe(0);
+        memory.release();
+      }
+    });
+    test("disposing frees at once: the buffer is detached and the books go back", () => {
+      const before = memoryUsage();
+      const t = allocate(engine, "float32", [1 << 20]);
+      const { data } = t;
+      data.fill(1);
+      expect(memoryUsage().bytes - before.bytes).toBe(4 << 20);
+      t[Symbol.dispose]();
+      t[Symbol.dispose]();
+      expect(data.buffer.detached).toBe(true);
+      expect(data.length).toBe(0);
+      expect(memoryUsage()).toMatchObject({ bytes: before.bytes, storages: before.storages });
+    });
+    test("a thousand large tensors that are disposed need the memory of one", () => {
+      const before = process.memoryUsage.rss();
+      for (let i = 0; i < 1000; i++) {
+        using t = allocate(engine, "float32", [4 << 20]);
+        t.data.fill(i, 0, 1 << 20);
+      }
+      expect(process.memoryUsage.rss() - before).toBeLessThan(400 << 20); // 16 GB in all
+    });
+    test("a view keeps the memory until it is disposed too", () => {
+      const t = allocate(engine, "float32", [4]);
+      t.data.set([1, 2, 3, 4]);
+      const view = t.slice(0, 1, 3);
+      t[Symbol.dispose]();
+      expect(Array.from(view.data)).toEqual([2, 3]);
+      view[Symbol.dispose]();
+      expect(() => view.data).toThrow(DisposedError);
+    });
+    test("memory that somebody else transferred is missed in words, and freed once", () => {
+      const t = allocate(engine, "float32", [4]);
+      const moved = t.data.buffer.transfer();
+      expect(() => t.data).toThrow(DisposedError);
+      t[Symbol.dispose]();
+      expect(moved.byteLength).toBeGreaterThanOrEqual(16);
+    });
+    test("more memory than there is throws OutOfMemoryError", () => {
+      expect(() => allocate(engine, "float64", [2 ** 46])).toThrow(OutOfMemoryError);
+      expect(() => engine.alloc(2 ** 52)).toThrow(OutOfMemoryError);
+    });
+    test("an empty tensor reads as nothing", async () => {
+      using t: Tensor = allocate(engine, "float32", [3, 0]);
+      expect((await engine.read(t)).length).toBe(0);
+    });
+  });
+}

@@ -1,0 +1,4 @@
+import { portable } from "../../src/index.ts";
+import { coreSuite } from "../core/suite.ts";
+
+coreSuite(portable());

@@ -10,12 +10,15 @@ export interface DemoOptions {
   readonly out: string;
   readonly seed: number;
 }
-export const usage = `usage: bun run demo [-- OPTIONS]
+/** How to call the demo. */
+export function usage(): string {
+  return `usage: bun run demo [-- OPTIONS]
   --text FILE    learn from this file instead of the README, docs and sources of this clone
   --steps N      training steps (default 300)
   --engine NAME  ${engineNames().join(", ")} (default cpu)
   --out DIR      folder for loss.svg, attention.svg, model.safetensors, config.json (default out/demo)
   --seed S       seed of the weights, batches and samples (default 1)`;
+}
 
 /** A wrong command line, or an input that cannot be used; `message` is all that the user needs. */
 export class UsageError extends Error {}

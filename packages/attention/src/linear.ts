@@ -1,6 +1,14 @@
 import { adopt, type FloatDType, randn, scope, type Tensor, zeros } from "@heed/tensor";
 import { wholeNumber } from "./check.ts";
-import { INIT_STD, type InitOptions, type Layer, type LayerAttributes, layerGradients, type LayerVjp, layerVjp } from "./layer.ts";
+import {
+  INIT_STD,
+  type InitOptions,
+  type Layer,
+  type LayerAttributes,
+  layerGradients,
+  type LayerVjp,
+  layerVjp,
+} from "./layer.ts";
 import { checkParameters, checkTrainable, ownParameters, type Parameters } from "./parameters.ts";
 import { Projections } from "./projections.ts";
 
@@ -34,7 +42,9 @@ export class Linear implements Layer {
     if (bias) shapes.set("bias", [outFeatures]);
     this.parameters = ownParameters(checkParameters("Linear", parameters, shapes));
     this.#attributes = { operation: "Linear", inFeatures, outFeatures, bias };
-    this.#projection = new Projections([{ weight: this.parameters.get("weight")!, bias: this.parameters.get("bias") }]);
+    this.#projection = new Projections([
+      { weight: this.parameters.get("weight")!, bias: this.parameters.get("bias") },
+    ]);
     adopt(this);
   }
   /** A layer with random weights; see {@link InitOptions}. */
@@ -43,7 +53,9 @@ export class Linear implements Layer {
       const { dtype = "float32", engine, seed = 0, inFeatures, outFeatures } = options;
       const on = { dtype, ...(engine !== undefined && { engine }) };
       wholeNumber("Linear", "seed", seed, 0, 2 ** 32 - 1);
-      const parameters = new Map<string, Tensor>([["weight", randn([outFeatures, inFeatures], { ...on, seed, std: INIT_STD })]]);
+      const parameters = new Map<string, Tensor>([
+        ["weight", randn([outFeatures, inFeatures], { ...on, seed, std: INIT_STD })],
+      ]);
       if (options.bias === true) parameters.set("bias", zeros([outFeatures], on));
       return new Linear(options, parameters);
     });

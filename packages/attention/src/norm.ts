@@ -1,6 +1,22 @@
-import { adopt, full, type FloatDType, rmsNorm, rmsNormBackward, scope, type Shape, type Tensor } from "@heed/tensor";
+import {
+  adopt,
+  full,
+  type FloatDType,
+  rmsNorm,
+  rmsNormBackward,
+  scope,
+  type Shape,
+  type Tensor,
+} from "@heed/tensor";
 import { notNegative, wholeNumber } from "./check.ts";
-import { type InitOptions, type Layer, type LayerAttributes, layerGradients, type LayerVjp, layerVjp } from "./layer.ts";
+import {
+  type InitOptions,
+  type Layer,
+  type LayerAttributes,
+  layerGradients,
+  type LayerVjp,
+  layerVjp,
+} from "./layer.ts";
 import { checkParameters, ownParameters, type Parameters } from "./parameters.ts";
 
 /** How a root-mean-square norm is computed. */
@@ -22,7 +38,10 @@ export interface RMSNormAttributes extends LayerAttributes, RMSNormLayerOptions 
   readonly unitOffset: boolean;
 }
 /** Defaults filled in. Throws ArgumentError for a negative eps. */
-export function resolveNorm(what: string, o: NormOptions): { readonly eps: number; readonly unitOffset: boolean } {
+export function resolveNorm(
+  what: string,
+  o: NormOptions,
+): { readonly eps: number; readonly unitOffset: boolean } {
   return { eps: notNegative(what, "eps", o.eps ?? 1e-6), unitOffset: o.unitOffset ?? false };
 }
 /**
@@ -45,7 +64,10 @@ export class RMSNorm implements Layer {
   static create(options: RMSNormLayerOptions & Omit<InitOptions, "seed">): RMSNorm {
     return scope(() => {
       const { dtype = "float32", engine } = options;
-      const weight = full(options.shape, options.unitOffset === true ? 0 : 1, { dtype, ...(engine !== undefined && { engine }) });
+      const weight = full(options.shape, options.unitOffset === true ? 0 : 1, {
+        dtype,
+        ...(engine !== undefined && { engine }),
+      });
       return new RMSNorm(options, { weight });
     });
   }

@@ -1,4 +1,14 @@
-import { ArgumentError, DeviceError, DTypeError, isFloat, type Shape, ShapeError, show, type Tensor, unscoped } from "@heed/tensor";
+import {
+  ArgumentError,
+  DeviceError,
+  DTypeError,
+  isFloat,
+  type Shape,
+  ShapeError,
+  show,
+  type Tensor,
+  unscoped,
+} from "@heed/tensor";
 
 /** Parameters by name, as a layer takes them. */
 export type Parameters = ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>;
@@ -10,12 +20,19 @@ export type ParameterShapes = ReadonlyMap<string, Shape>;
  * Given parameters in the order of `shapes`. Throws, naming the parameter: ArgumentError when one is missing or unknown, ShapeError,
  * DTypeError unless it is a float, DeviceError unless all live on one engine, DisposedError.
  */
-export function checkParameters(what: string, given: Parameters, shapes: ParameterShapes): Map<string, Tensor> {
+export function checkParameters(
+  what: string,
+  given: Parameters,
+  shapes: ParameterShapes,
+): Map<string, Tensor> {
   const tensors = new Map(given instanceof Map ? given : Object.entries(given)) as Map<string, Tensor>;
   for (const name of tensors.keys()) {
     if (!shapes.has(name)) {
       const known = [...shapes.keys()].join(", ");
-      throw new ArgumentError(`[${what}] there is no parameter "${name}" under these options; they call for ${known}`, { name });
+      throw new ArgumentError(
+        `[${what}] there is no parameter "${name}" under these options; they call for ${known}`,
+        { name },
+      );
     }
   }
   let first: Tensor | undefined;
@@ -24,13 +41,25 @@ export function checkParameters(what: string, given: Parameters, shapes: Paramet
     const t = tensors.get(name);
     const wanted = `[${shape.join(", ")}]`;
     if (t === undefined) {
-      throw new ArgumentError(`[${what}] parameter "${name}" of shape ${wanted} is missing`, { name, shape, given: [...tensors.keys()] });
+      throw new ArgumentError(`[${what}] parameter "${name}" of shape ${wanted} is missing`, {
+        name,
+        shape,
+        given: [...tensors.keys()],
+      });
     }
     t.check();
     if (t.shape.join() !== shape.join()) {
-      throw new ShapeError(`[${what}] parameter "${name}" must be ${wanted}; got ${show(t)}`, { name, shape, got: t.shape });
+      throw new ShapeError(`[${what}] parameter "${name}" must be ${wanted}; got ${show(t)}`, {
+        name,
+        shape,
+        got: t.shape,
+      });
     }
-    if (!isFloat(t.dtype)) throw new DTypeError(`[${what}] parameter "${name}" must be a float; got ${show(t)}`, { name, dtype: t.dtype });
+    if (!isFloat(t.dtype))
+      throw new DTypeError(`[${what}] parameter "${name}" must be a float; got ${show(t)}`, {
+        name,
+        dtype: t.dtype,
+      });
     first ??= t;
     if (t.engine !== first.engine) {
       throw new DeviceError(

@@ -1,4 +1,14 @@
-import { binary, cast, concat, contiguousStrides, type FloatDType, linear, linearBackward, Tensor, unscoped } from "@heed/tensor";
+import {
+  binary,
+  cast,
+  concat,
+  contiguousStrides,
+  type FloatDType,
+  linear,
+  linearBackward,
+  Tensor,
+  unscoped,
+} from "@heed/tensor";
 
 /** Parameters of one linear map: weight [out, in], bias [out]. */
 export interface LinearParameters {
@@ -18,7 +28,8 @@ export function adjacent(blocks: readonly Tensor[]): Tensor | undefined {
   let end = first.offset;
   let rows = 0;
   for (const t of blocks) {
-    if (t.storage !== first.storage || t.dtype !== first.dtype || t.offset !== end || !t.isContiguous) return undefined;
+    if (t.storage !== first.storage || t.dtype !== first.dtype || t.offset !== end || !t.isContiguous)
+      return undefined;
     end += t.size;
     rows += t.shape[0]!;
   }

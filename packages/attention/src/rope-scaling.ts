@@ -52,7 +52,10 @@ export function ropeFrequencies(rotaryDim: number, base: number, scaling: RopeSc
 function checkScaling(scaling: RopeScaling): void {
   if (!Object.hasOwn(RULES, scaling.type)) {
     const known = Object.keys(RULES).join(", ");
-    throw new ArgumentError(`[RotaryEmbedding] scaling.type must be one of ${known}; got ${String(scaling.type)}`, { scaling });
+    throw new ArgumentError(
+      `[RotaryEmbedding] scaling.type must be one of ${known}; got ${String(scaling.type)}`,
+      { scaling },
+    );
   }
   for (const [name, value] of Object.entries(scaling)) {
     if (name !== "type") positive("RotaryEmbedding", `scaling.${name}`, value as number);

@@ -33,6 +33,10 @@ export interface RotaryEmbeddingOptions {
   /** Default none. */
   readonly scaling?: RopeScaling | undefined;
 }
+/** Options with their defaults filled in, as plain JSON. */
+export type RotaryEmbeddingConfig = {
+  readonly [K in keyof RotaryEmbeddingOptions]-?: Exclude<RotaryEmbeddingOptions[K], undefined>;
+};
 /** Where tokens stand: int32 [B, S], or [S] for all sequences alike, or the number of the first token's position. */
 export type Positions = number | Tensor<"int32">;
 
@@ -51,7 +55,7 @@ const CHUNK_ROWS = 4096; // rows computed at a time: the host holds no more than
  * dtype and grow by doubling. May be shared by layers.
  */
 export class RotaryEmbedding {
-  readonly #options: Required<RotaryEmbeddingOptions>;
+  readonly #options: RotaryEmbeddingConfig;
   readonly #frequencies: Float64Array;
   readonly #tables: Tables[] = [];
   #disposed = false;
@@ -60,18 +64,22 @@ export class RotaryEmbedding {
   constructor(options: RotaryEmbeddingOptions) {
     const { base = 10000, pairing = "half", maxPositions = 2 ** 20, scaling = { type: "none" } } = options;
     const rotaryDim = wholeNumber("RotaryEmbedding", "rotaryDim", options.rotaryDim, 2);
-    if (rotaryDim % 2 !== 0) throw new ArgumentError(`[RotaryEmbedding] rotaryDim must be even; got ${rotaryDim}`, { rotaryDim });
+    if (rotaryDim % 2 !== 0)
+      throw new ArgumentError(`[RotaryEmbedding] rotaryDim must be even; got ${rotaryDim}`, { rotaryDim });
     positive("RotaryEmbedding", "base", base);
     wholeNumber("RotaryEmbedding", "maxPositions", maxPositions, 1, 2 ** 31);
     if (pairing !== "half" && pairing !== "interleaved") {
-      throw new ArgumentError(`[RotaryEmbedding] pairing must be "half" or "interleaved"; got ${String(pairing)}`, { pairing });
+      throw new ArgumentError(
+        `[RotaryEmbedding] pairing must be "half" or "interleaved"; got ${String(pairing)}`,
+        { pairing },
+      );
     }
     this.#frequencies = ropeFrequencies(rotaryDim, base, scaling);
     this.#options = { rotaryDim, base, pairing, maxPositions, scaling };
     adopt(this);
   }
-  /** The options with their defaults filled in, as plain JSON. */
-  get options(): Required<RotaryEmbeddingOptions> {
+  /** The options with their defaults filled in. */
+  get options(): RotaryEmbeddingConfig {
     return this.#options;
   }
   /**
@@ -88,7 +96,8 @@ export class RotaryEmbedding {
   #turn<D extends FloatDType>(turn: typeof rope, x: Tensor<D>, where: Positions): Tensor<D> {
     return scope(() => {
       const S = x.shape[x.rank - 3] ?? 0;
-      if (typeof where === "number") wholeNumber("RotaryEmbedding", "positions", where, 0, this.#options.maxPositions);
+      if (typeof where === "number")
+        wholeNumber("RotaryEmbedding", "positions", where, 0, this.#options.maxPositions);
       const positions = typeof where === "number" ? arange(where, where + S, 1, { engine: x.engine }) : where;
       const rows = typeof where === "number" ? where + S : this.#rowsFor(where);
       const { cos, sin } = this.#tablesOf(x.engine, accumulatorOf(x.dtype), rows);
@@ -99,19 +108,25 @@ export class RotaryEmbedding {
   #rowsFor(positions: Tensor<"int32">): number {
     positions.check();
     if (positions.dtype !== "int32") {
-      throw new ArgumentError(`[RotaryEmbedding] positions must be int32[B, S]; got ${show(positions)}`, { dtype: positions.dtype });
+      throw new ArgumentError(`[RotaryEmbedding] positions must be int32[B, S]; got ${show(positions)}`, {
+        dtype: positions.dtype,
+      });
     }
     if (positions.engine.device !== "cpu") return this.#options.maxPositions;
     return positions.contiguous().data.reduce((rows, p) => Math.max(rows, p + 1), 0);
   }
   #tablesOf(engine: Engine, dtype: Tables["dtype"], rows: number): Tables {
     const { maxPositions } = this.#options;
-    if (this.#disposed) throw new DisposedError("[RotaryEmbedding] was disposed; keep it alive as long as its layers");
+    if (this.#disposed)
+      throw new DisposedError("[RotaryEmbedding] was disposed; keep it alive as long as its layers");
     if (rows > maxPositions) {
-      throw new ArgumentError(`[RotaryEmbedding] position ${rows - 1} is not below maxPositions ${maxPositions}; raise that option`, {
-        position: rows - 1,
-        maxPositions,
-      });
+      throw new ArgumentError(
+        `[RotaryEmbedding] position ${rows - 1} is not below maxPositions ${maxPositions}; raise that option`,
+        {
+          position: rows - 1,
+          maxPositions,
+        },
+      );
     }
     const at = this.#tables.findIndex((t) => t.engine === engine && t.dtype === dtype);
     const old = this.#tables[at];
@@ -135,7 +150,8 @@ export class RotaryEmbedding {
       while (row < length) {
         const n = Math.min(CHUNK_ROWS, length - row);
         const values = new DTYPES[dtype].array(n * half);
-        for (let i = 0; i < values.length; i++) values[i] = f((row + Math.floor(i / half)) * this.#frequencies[i % half]!);
+        for (let i = 0; i < values.length; i++)
+          values[i] = f((row + Math.floor(i / half)) * this.#frequencies[i % half]!);
         copyInto(tensor(values, [n, half], { dtype, engine }), table.slice(0, row, row + n));
         row += n;
       }

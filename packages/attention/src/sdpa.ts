@@ -1,4 +1,13 @@
-import { adopt, attention, type AttentionVjp, attentionVjp, type AttentionVjpOptions, type FloatDType, type Tensor, type Window } from "@heed/tensor";
+import {
+  adopt,
+  attention,
+  type AttentionVjp,
+  attentionVjp,
+  type AttentionVjpOptions,
+  type FloatDType,
+  type Tensor,
+  type Window,
+} from "@heed/tensor";
 import type { LayerAttributes, Module } from "./layer.ts";
 
 /** Scaled dot-product attention under its PyTorch name; see `attention` of @heed/tensor. */
@@ -18,7 +27,8 @@ export interface ScaledDotProductAttentionOptions {
   readonly layout?: "bshd" | "bhsd" | undefined;
 }
 /** Attributes of {@link ScaledDotProductAttention}. */
-export interface ScaledDotProductAttentionAttributes extends LayerAttributes, ScaledDotProductAttentionOptions {
+export interface ScaledDotProductAttentionAttributes
+  extends LayerAttributes, ScaledDotProductAttentionOptions {
   readonly operation: "ScaledDotProductAttention";
 }
 /** What a call of {@link ScaledDotProductAttention} may add; see `AttentionOptions` of @heed/tensor. */

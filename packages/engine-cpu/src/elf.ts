@@ -9,7 +9,12 @@ const MACHINE: Readonly<Partial<Record<NodeJS.Architecture, number>>> = { x64: X
  * is opened: the dynamic linker maps its segments and dies of a bus error at the first page past the end. (System V ABI, chapter 4.)
  */
 export function elfDefect(path: string): string | undefined {
-  const file = openSync(path, "r");
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch (error) {
+    return `it cannot be read (${(error as Error).message})`;
+  }
   try {
     const size = fstatSync(file).size;
     const at = (offset: number, bytes: number): DataView | undefined => {
@@ -29,6 +34,8 @@ export function elfDefect(path: string): string | undefined {
       if (end > size) return `it is truncated: ${size} bytes, where a segment ends at ${end}`;
     }
     return undefined;
+  } catch (error) {
+    return `it cannot be read (${(error as Error).message})`; // a directory, say
   } finally {
     closeSync(file);
   }

@@ -134,6 +134,7 @@ export class KvCache {
       idleTables: [],
       tokens: 0,
       epoch: 0,
+      reserves: 0,
       disposed: false,
     };
   }
@@ -183,8 +184,8 @@ export class KvCache {
   /** Returns the cache to its first state, free pages in ascending order. Throws StateError while a sequence is open, DisposedError. */
   reset(): void {
     requireLive(this.#state, "reset");
-    const { sequences, pool } = this.#state;
-    if (sequences.size > 0) {
+    const { sequences, steps, pool } = this.#state;
+    if (sequences.size + steps.size > 0) {
       throw new StateError(`[kvcache.reset] ${sequences.size} sequences are open; release them first`, {
         sequences: sequences.size,
       });

@@ -6,16 +6,18 @@ function fail(why: string, details: Record<string, unknown>): never {
 }
 /** Checks one sequence on its own and counts its references into `references`. */
 function checkSequence(cache: CacheState, state: SequenceState, references: Int32Array): void {
-  const { pageIds, pageCount, length, tokenIds, step, released } = state;
+  const { pageIds, pageCount, length, pending, tokenIds, step, released } = state;
   const { pageSize } = cache.layout;
-  if (state.cache !== cache || released)
+  if (state.cache !== cache || released) {
     fail("a sequence that was released, or of another cache, is listed", { released });
-  if (step !== undefined && !cache.steps.has(step))
-    fail("a sequence is in a step that is not open", { length });
-  const needed = pagesFor(length, pageSize);
-  if (step === undefined ? pageCount !== needed : pageCount < needed) {
-    fail(`a sequence of ${length} tokens has ${pageCount} pages of ${pageSize}`, {
+  }
+  if (step === undefined ? pending !== 0 : !cache.steps.has(step)) {
+    fail("a sequence is in a step that is not open", { length, pending });
+  }
+  if (pageCount !== pagesFor(length + pending, pageSize)) {
+    fail(`a sequence of ${length} tokens and ${pending} pending ones has ${pageCount} pages of ${pageSize}`, {
       length,
+      pending,
       pageCount,
       pageSize,
     });

@@ -54,9 +54,11 @@ export class Sequence {
       pageIds: new Int32Array(8),
       pageCount: 0,
       length: 0,
+      pending: 0,
       tokenIds: undefined,
       step: undefined,
       released: false,
+      lastReserve: 0,
     };
     cache.sequences.add(this.#state);
   }

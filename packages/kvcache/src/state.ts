@@ -23,9 +23,11 @@ export interface SequenceState {
   pageIds: Int32Array;
   pageCount: number;
   length: number; // committed tokens
+  pending: number; // tokens of the open step
   tokenIds: Int32Array | undefined; // of the committed tokens, -1 where unknown; longer than length as it grows by doubling
   step: OpenStep | undefined;
   released: boolean;
+  lastReserve: number; // number of the last reserve() that named it, to notice one that names it twice
 }
 /** A cache's books, shared by its handles. */
 export interface CacheState {
@@ -39,6 +41,7 @@ export interface CacheState {
   readonly idleTables: TableMemory[];
   tokens: number; // committed, over all sequences
   epoch: number; // of the last table built
+  reserves: number; // calls of reserve(), failed ones included
   disposed: boolean;
 }
 

@@ -9,7 +9,7 @@ import {
 import { StepTable, type TableEntry, TableMemory } from "./block-table.ts";
 import { StateError } from "./errors.ts";
 import { requireOpen, type Sequence, stateOf } from "./sequence.ts";
-import { type CacheState, grown, pagesFor, requireLive, requireWhole, type SequenceState } from "./state.ts";
+import { type CacheState, grown, pagesFor, requireLive, requireWhole } from "./state.ts";
 
 /** New tokens for one sequence. With 0 the step reads the sequence and adds nothing. */
 export interface StepRequest {
@@ -20,22 +20,24 @@ const MAX_ID = 2 ** 31 - 1;
 
 /** Checks the requests and returns the entries of a step. */
 function entriesOf(cache: CacheState, requests: readonly StepRequest[]): TableEntry[] {
-  const seen = new Set<SequenceState>();
+  const call = ++cache.reserves;
   return requests.map(({ sequence, tokens }, at) => {
     const state = stateOf(sequence);
     requireOpen(state, "reserve");
-    if (state.cache !== cache)
+    if (state.cache !== cache) {
       throw new ArgumentError(`[kvcache.reserve] request ${at} names a sequence of another cache`, { at });
-    if (seen.has(state))
+    }
+    if (state.lastReserve === call) {
       throw new ArgumentError(`[kvcache.reserve] request ${at} names a sequence for the second time`, { at });
+    }
     if (state.step !== undefined) {
       throw new StateError(
         `[kvcache.reserve] the sequence of request ${at} is in an open step; commit or cancel that first`,
         { at },
       );
     }
-    requireWhole(tokens, 0, Number.MAX_SAFE_INTEGER, `tokens of request ${at}`);
-    seen.add(state);
+    requireWhole(tokens, 0, Number.MAX_SAFE_INTEGER, "tokens to reserve");
+    state.lastReserve = call;
     return { sequence: state, tokens };
   });
 }
@@ -107,7 +109,10 @@ export class Step implements BlockTableReader {
     this.#memory = memory;
     this.#table = table;
     this.#written = new Uint8Array(cache.layout.layers);
-    for (const { sequence } of entries) sequence.step = this;
+    for (const { sequence, tokens } of entries) {
+      sequence.step = this;
+      sequence.pending = tokens;
+    }
     cache.epoch = table.epoch;
     cache.steps.add(this);
   }
@@ -218,7 +223,10 @@ export class Step implements BlockTableReader {
   }
   #close(): void {
     this.#open = false;
-    for (const { sequence } of this.#entries) sequence.step = undefined;
+    for (const { sequence } of this.#entries) {
+      sequence.step = undefined;
+      sequence.pending = 0;
+    }
     this.#table.close();
     this.#cache.idleTables.push(this.#memory);
     this.#cache.steps.delete(this);

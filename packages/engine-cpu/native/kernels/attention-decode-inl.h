@@ -28,25 +28,31 @@ HEED_INLINE void PrefetchRow(const char* row, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
 }
 
-/// One task of decoding: up to kDecodeRows rows (more works too), in groups of at most four.
-template <class T, class K> struct DecodeState {
+/// sums[g][i] += q[g][d ...] * key i[d ...], `lanes` of a vector, for R rows and N keys.
+template <class T, class K, int R, int N>
+HEED_INLINE void DotStep(Vec<T> (&sums)[Width<T>], const T* q, int64_t q_row, const K* const (&row)[N], int64_t d, int64_t lanes) {
+  Vec<T> key[N];
+  HEED_UNROLL for (int i = 0; i < N; i++) key[i] = LoadFirstAs(row[i] + d, lanes);
+  HEED_UNROLL for (int g = 0; g < R; g++) {
+    const Vec<T> x = Load(q + g * q_row + d);
+    HEED_UNROLL for (int i = 0; i < N; i++) sums[g * N + i] = Fma(x, key[i], sums[g * N + i]);
+  }
+}
+
+/// One task: up to kDecodeRows rows, in groups of at most four.
+template <class T, class K> struct DecodeTask : TaskRows<T> {
+  using Base = TaskRows<T>;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::Local;
   static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
-  const Problem<T>& a;
-  const Sequence& s;
-  const RowBlock& block;
-  int64_t rows, padded, D, Dv;  // padded rows are zero queries; D, Dv whole vectors
-  T *q, *p, *out, *sum, *m, *alpha;
-  uint64_t bits;
+  int64_t padded, D, Dv;  // rows, D and Dv rounded up
   const char *keys[kKeyBlock], *next_keys[kKeyBlock], *values[kKeyBlock];
 
   static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv) {
     const int64_t padded = RoundUp(rows, 4);
     return (padded * (Padded<T>(D) + kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(padded, 16)) * static_cast<int64_t>(sizeof(T));
   }
-  DecodeState(const Problem<T>& problem, const Sequence& sequence, const RowBlock& rows_of, char* scratch)
-      : a(problem), s(sequence), block(rows_of), rows(rows_of.queries * problem.G), padded(RoundUp(rows, 4)) {
-    D = Padded<T>(a.D);
-    Dv = Padded<T>(a.Dv);
+  DecodeTask(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of, char* scratch)
+      : Base(problem, sequence, of), padded(RoundUp(Base::rows, 4)), D(Padded<T>(problem.D)), Dv(Padded<T>(problem.Dv)) {
     q = reinterpret_cast<T*>(scratch);
     p = q + padded * D;
     out = p + padded * kKeyBlock;
@@ -54,51 +60,25 @@ template <class T, class K> struct DecodeState {
     m = sum + padded * Width<T>;
     alpha = m + RoundUp(padded, 16);
   }
-  int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
-  int64_t Head(int64_t r) const { return block.head * a.G + (r < rows ? r : rows - 1) % a.G; }
-
-  void Start(bool with_sink) {
-    memset(q, 0, static_cast<size_t>(padded * D) * sizeof(T));
-    memset(out, 0, static_cast<size_t>(padded * (Dv + Width<T>)) * sizeof(T));  // and sum
-    for (int64_t r = 0; r < padded; r++) {
-      m[r] = -static_cast<T>(__builtin_inf());
-      if (r >= rows) continue;
-      a.load_query(q + r * D, s.q + Query(r) * a.q_strides.row + Head(r) * a.q_strides.head, a.q_strides.step, a.D,
-                   a.rules.query_factor);
-      if (!with_sink) continue;
-      m[r] = a.rules.Sink(Head(r));
-      if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
-    }
-  }
   /// p[r + i][j] = q[r + i] . key j for R rows and the keys [0, n) of the block (rounded up: later ones repeat the last).
   template <int R> void Dots(int64_t r, int64_t n, bool prefetch) {
     constexpr int keys_at_once = Width<T> / R;
     const int64_t whole = a.D / Width<T> * Width<T>, bytes = a.Dv * static_cast<int64_t>(sizeof(K));
-    const T* qr = q + r * D;
     for (int64_t j = 0; j < n; j += keys_at_once) {
-      Vec<T> sums[R * keys_at_once] = {};
+      Vec<T> sums[Width<T>] = {};
       if (prefetch)
         for (int64_t i = 0; i < keys_at_once; i++) PrefetchRow(values[j + i], bytes);
       const K* row[keys_at_once];
       HEED_UNROLL for (int i = 0; i < keys_at_once; i++) row[i] = reinterpret_cast<const K*>(keys[j + i]);
-      for (int64_t d = 0; d < whole; d += Width<T>) Step<R, keys_at_once>(sums, qr, row, d, Width<T>);
-      if (whole < a.D) Step<R, keys_at_once>(sums, qr, row, whole, a.D - whole);
+      for (int64_t d = 0; d < whole; d += Width<T>) DotStep<T, K, R>(sums, q + r * D, D, row, d, Width<T>);
+      if (whole < a.D) DotStep<T, K, R>(sums, q + r * D, D, row, whole, a.D - whole);
       const Vec<T> dots = SumEach<T>(sums);
       T lanes[Width<T>];
       Store<T>(lanes, dots);
       HEED_UNROLL for (int i = 0; i < R; i++) memcpy(p + (r + i) * kKeyBlock + j, lanes + i * keys_at_once, keys_at_once * sizeof(T));
     }
   }
-  template <int R, int N>
-  HEED_INLINE_MEMBER void Step(Vec<T> (&sums)[R * N], const T* qr, const K* const* row, int64_t d, int64_t lanes) const {
-    Vec<T> key[N];
-    HEED_UNROLL for (int i = 0; i < N; i++) key[i] = LoadFirstAs(row[i] + d, lanes);
-    HEED_UNROLL for (int g = 0; g < R; g++) {
-      const Vec<T> x = Load(qr + g * D + d);
-      HEED_UNROLL for (int i = 0; i < N; i++) sums[g * N + i] = Fma(x, key[i], sums[g * N + i]);
-    }
-  }
-  /// out[r + i][c ...] = alpha * out + p @ V for R rows, Vecs vectors of columns (the last `tail` lanes wide) and keys [low, high).
+  /// out[r + i][c ...] = alpha * out + p @ V for R rows, Vecs vectors of columns (`tail` lanes when it is one) and keys [low, high).
   template <int R, int Vecs> void Accumulate(int64_t r, int64_t c, int64_t tail, int64_t low, int64_t high, bool prefetch) {
     Vec<T> acc[R][Vecs];
     T* to = out + r * Dv + c;
@@ -111,7 +91,7 @@ template <class T, class K> struct DecodeState {
       if (prefetch) PrefetchRow(next_keys[j] + ahead, Vecs * Width<T> * static_cast<int64_t>(sizeof(K)));
       Vec<T> value[Vecs];
       HEED_UNROLL for (int x = 0; x < Vecs; x++)
-        value[x] = x == Vecs - 1 ? LoadFirstAs(row + x * Width<T>, tail) : LoadAs(row + x * Width<T>);
+        value[x] = Vecs == 1 ? LoadFirstAs(row, tail) : LoadAs(row + x * Width<T>);
       HEED_UNROLL for (int i = 0; i < R; i++) {
         const Vec<T> weight = Set1(weights[i * kKeyBlock + j]);
         HEED_UNROLL for (int x = 0; x < Vecs; x++) acc[i][x] = Fma(weight, value[x], acc[i][x]);
@@ -132,13 +112,6 @@ template <class T, class K> struct DecodeState {
     for (; rows - r >= kGroup || rows - r == 3; r += kGroup) f(Count<kGroup>{}, r);
     if (rows - r >= 2) f(Count<2>{}, r), r += 2;
     if (rows - r == 1) f(Count<1>{}, r);
-  }
-  KeyRange Local(int64_t r, int64_t j0) const {
-    const KeyRange range = a.rules.Visible(s.offset + Query(r), s.length);
-    int64_t low = range.first > block.first ? range.first : block.first, high = range.end < block.end ? range.end : block.end;
-    low = low - j0 < 0 ? 0 : low - j0 > kKeyBlock ? kKeyBlock : low - j0;
-    high = high - j0 > kKeyBlock ? kKeyBlock : high - j0;
-    return {low, high < low ? low : high};
   }
   bool Finite(int64_t low, int64_t high) const {
     T wrong = 0;
@@ -177,8 +150,7 @@ template <class T, class K> struct DecodeState {
     for (int64_t r = 0; r < rows; r++) {
       T* row = p + r * kKeyBlock;
       const KeyRange range = Local(r, j0);
-      const RowAt at = {s.batch, Head(r), Query(r), s.offset + Query(r)};
-      a.rules.Finish(row, kKeyBlock, range.first, range.end, at, j0);
+      a.rules.Finish(row, kKeyBlock, range.first, range.end, Base::At(r), j0);
       const uint64_t visible = select ? VisibleBits(row) : 0;
       SoftmaxRow<T>(row, m + r, sum + r * Width<T>, alpha + r);
       if (select) AccumulateSelected(r, visible);
@@ -191,7 +163,7 @@ template <class T, class K> struct DecodeState {
     });
   }
   void Run(T* partial) {
-    Start(partial == nullptr);
+    Base::Start(padded, D, partial == nullptr);
     const int64_t begin = block.first / kKeyBlock * kKeyBlock;
     if (block.first < block.end) FindRows(a, s, a.k, a.k_strides, block.head, begin, block.end, next_keys);
     for (int64_t j0 = begin; j0 < block.end; j0 += kKeyBlock) {
@@ -201,25 +173,12 @@ template <class T, class K> struct DecodeState {
       if (more) FindRows(a, s, a.k, a.k_strides, block.head, j0 + kKeyBlock, block.end, next_keys);
       Block(j0, more);
     }
-    End(partial);
-  }
-  void End(T* partial) {
-    for (int64_t r = 0; r < rows; r++) {
-      const T total = HorizontalSum<T>(Load(sum + r * Width<T>));
-      if (partial == nullptr) {
-        StoreRow(a, s, Head(r), Query(r), out + r * Dv, m[r], total);
-        continue;
-      }
-      T* to = partial + r * (Dv + 2);
-      to[0] = m[r];
-      to[1] = total;
-      memcpy(to + 2, out + r * Dv, static_cast<size_t>(Dv) * sizeof(T));
-    }
+    Base::End(partial);
   }
 };
 template <class T, class K>
 HEED_NOINLINE void Decode(const Problem<T>& a, const Sequence& s, const RowBlock& block, char* scratch, T* partial) {
-  DecodeState<T, K> state(a, s, block, scratch);
-  state.Run(partial);
+  DecodeTask<T, K> task(a, s, block, scratch);
+  task.Run(partial);
 }
 }  // namespace heed::HEED_ISA

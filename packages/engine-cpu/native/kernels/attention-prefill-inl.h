@@ -94,8 +94,7 @@ HEED_NOINLINE void ValueTile(const T* p, const T* v, int64_t v_step, T* out, int
   HEED_UNROLL for (int i = 0; i < kTileRows; i++)
     HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(out + i * out_row + j * Width<T>, c.at[i][j]);
 }
-/// f(std::integral_constant-like Count<n>) for n in 1 .. kTileVecs.
-template <int N> struct Count { static constexpr int value = N; };
+/// f(Count<n>{}) for n in 1 .. kTileVecs.
 template <class F> HEED_INLINE void WithVecs(int64_t n, const F& f) {
   static_assert(kTileVecs <= 4, "");
   if (n >= kTileVecs) return f(Count<kTileVecs>{});
@@ -106,59 +105,31 @@ template <class F> HEED_INLINE void WithVecs(int64_t n, const F& f) {
   f(Count<1>{});
 }
 
-/// Working memory of one task: its rows, padded to whole tiles.
-template <class T> struct PrefillState {
-  const Problem<T>& a;
-  const Sequence& s;
-  const RowBlock& block;
-  int64_t rows, tiled;  // tiled: rounded up to kTileRows; the rows between are zero queries whose result goes nowhere
-  T *q, *p, *out, *sum, *m, *alpha, *packed;
-  uint64_t* bits;
+/// One task. Its rows are padded to whole tiles.
+template <class T> struct PrefillTask : TaskRows<T> {
+  using Base = TaskRows<T>;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::Local;
+  int64_t tiled;  // rows rounded up to kTileRows
+  T* packed;
+  uint64_t* bits;  // per row: the keys of this block that it sees; kept only for a block whose values are not finite
 
   /// Bytes of scratch for `rows` rows; `own_block`: with room for a packed block.
   static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv, bool own_block) {
     const int64_t tiled = RoundUp(rows, kTileRows);
     const int64_t numbers = RoundUp(tiled * D, 16) + tiled * (kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(tiled, 16) +
                             (own_block ? PackedSize<T>(D, Dv) : 0);
-    return numbers * static_cast<int64_t>(sizeof(T)) + RoundUp(tiled * 8, 64);
+    return numbers * static_cast<int64_t>(sizeof(T)) + RoundUp(tiled, 8) * 8;
   }
-  PrefillState(const Problem<T>& problem, const Sequence& sequence, const RowBlock& rows_of, char* scratch)
-      : a(problem), s(sequence), block(rows_of), rows(rows_of.queries * problem.G), tiled(RoundUp(rows, kTileRows)) {
-    const int64_t Dv = Padded<T>(a.Dv);
+  PrefillTask(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of, char* scratch)
+      : Base(problem, sequence, of), tiled(RoundUp(Base::rows, kTileRows)) {
     p = reinterpret_cast<T*>(scratch);
     out = p + tiled * kKeyBlock;
-    sum = out + tiled * Dv;
+    sum = out + tiled * Padded<T>(a.Dv);
     q = sum + tiled * Width<T>;
     m = q + RoundUp(tiled * a.D, 16);
     alpha = m + RoundUp(tiled, 16);
     bits = reinterpret_cast<uint64_t*>(alpha + RoundUp(tiled, 16));
     packed = reinterpret_cast<T*>(bits + RoundUp(tiled, 8));
-  }
-  int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
-  int64_t Head(int64_t r) const { return block.head * a.G + r % a.G; }
-
-  void Start(bool with_sink) {
-    memset(out, 0, static_cast<size_t>(tiled * (Padded<T>(a.Dv) + Width<T>)) * sizeof(T));  // and sum
-    for (int64_t r = 0; r < tiled; r++) {
-      m[r] = -static_cast<T>(__builtin_inf());
-      if (r >= rows) {
-        memset(q + r * a.D, 0, static_cast<size_t>(a.D) * sizeof(T));
-        continue;
-      }
-      a.load_query(q + r * a.D, s.q + Query(r) * a.q_strides.row + Head(r) * a.q_strides.head, a.q_strides.step, a.D,
-                   a.rules.query_factor);
-      if (!with_sink) continue;
-      m[r] = a.rules.Sink(Head(r));
-      if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
-    }
-  }
-  /// Visible keys of row r relative to j0, within [0, kKeyBlock].
-  KeyRange Local(int64_t r, int64_t j0) const {
-    const KeyRange range = a.rules.Visible(s.offset + Query(r), s.length);
-    int64_t low = range.first > block.first ? range.first : block.first, high = range.end < block.end ? range.end : block.end;
-    low = low - j0 < 0 ? 0 : low - j0 > kKeyBlock ? kKeyBlock : low - j0;
-    high = high - j0 > kKeyBlock ? kKeyBlock : high - j0;
-    return {low, high < low ? low : high};
   }
   void Block(int64_t j0, const T* keys, bool finite) {
     const T* values = keys + kKeyBlock * a.D;
@@ -200,8 +171,7 @@ template <class T> struct PrefillState {
       T* row = p + i * kKeyBlock;
       if (!plain || !whole) {
         const KeyRange range = Local(i, j0);
-        const RowAt at = {s.batch, Head(i < rows ? i : rows - 1), Query(i), s.offset + Query(i)};
-        a.rules.Finish(row, kKeyBlock, range.first, range.end, at, j0);
+        a.rules.Finish(row, kKeyBlock, range.first, range.end, Base::At(i), j0);
       }
       if (!finite) bits[i] = VisibleBits(row);
       SoftmaxRow<T>(row, m + i, sum + i * Width<T>, alpha + i);
@@ -221,21 +191,6 @@ template <class T> struct PrefillState {
         }
       }
   }
-  /// To the output; or, when the keys were split, to `partial`, rows of [m, sum, out[Padded(Dv)]].
-  void End(T* partial) {
-    const int64_t Dv = Padded<T>(a.Dv);
-    for (int64_t r = 0; r < rows; r++) {
-      const T total = HorizontalSum<T>(Load(sum + r * Width<T>));
-      if (partial == nullptr) {
-        StoreRow(a, s, Head(r), Query(r), out + r * Dv, m[r], total);
-        continue;
-      }
-      T* to = partial + r * (Dv + 2);
-      to[0] = m[r];
-      to[1] = total;
-      memcpy(to + 2, out + r * Dv, static_cast<size_t>(Dv) * sizeof(T));
-    }
-  }
 };
 
 /// Packs keys j0 .. j0 + kKeyBlock - 1 (those before `end`) of a head; returns whether the values are finite.
@@ -251,17 +206,17 @@ HEED_INLINE bool PackBlock(const Problem<T>& a, const Sequence& s, int64_t head,
 template <class T>
 HEED_NOINLINE void Prefill(const Problem<T>& a, const Sequence& s, const RowBlock& block, const T* packed, const uint8_t* finite,
                            int64_t packed_block, char* scratch, T* partial) {
-  PrefillState<T> state(a, s, block, scratch);
-  state.Start(partial == nullptr);
+  PrefillTask<T> task(a, s, block, scratch);
+  task.Start(task.tiled, a.D, partial == nullptr);
   const int64_t size = PackedSize<T>(a.D, a.Dv);
   for (int64_t n = block.first / kKeyBlock; n * kKeyBlock < block.end; n++) {
     if (packed != nullptr) {
-      state.Block(n * kKeyBlock, packed + (n - packed_block) * size, finite[n - packed_block] != 0);
+      task.Block(n * kKeyBlock, packed + (n - packed_block) * size, finite[n - packed_block] != 0);
     } else {
-      const bool clean = PackBlock(a, s, block.head, n * kKeyBlock, block.end, state.packed);
-      state.Block(n * kKeyBlock, state.packed, clean);
+      const bool clean = PackBlock(a, s, block.head, n * kKeyBlock, block.end, task.packed);
+      task.Block(n * kKeyBlock, task.packed, clean);
     }
   }
-  state.End(partial);
+  task.End(partial);
 }
 }  // namespace heed::HEED_ISA

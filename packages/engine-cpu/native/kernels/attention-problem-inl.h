@@ -141,6 +141,60 @@ HEED_INLINE void StoreRow(const Problem<T>& a, const Sequence& s, int64_t head, 
   *lse = sum == 0 ? -static_cast<T>(__builtin_inf()) : m * static_cast<T>(kLn2) + log_sum;
 }
 
+/// The rows of a task, and how each starts and ends. Scratch pointers are set by the way that computes them.
+template <class T> struct TaskRows {
+  const Problem<T>& a;
+  const Sequence& s;
+  const RowBlock& block;
+  int64_t rows;
+  T *q, *p, *out, *sum, *m, *alpha;  // [rows][..], [rows][kKeyBlock], [rows][Padded(Dv)], [rows][Width], [rows], [rows]
+
+  TaskRows(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of)
+      : a(problem), s(sequence), block(of), rows(of.queries * problem.G) {}
+  int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
+  int64_t Head(int64_t r) const { return block.head * a.G + (r < rows ? r : rows - 1) % a.G; }
+  RowAt At(int64_t r) const { return {s.batch, Head(r), Query(r), s.offset + Query(r)}; }
+  /// Keys of [j0, j0 + kKeyBlock) that row r may see, relative to j0.
+  KeyRange Local(int64_t r, int64_t j0) const {
+    const KeyRange range = a.rules.Visible(s.offset + Query(r), s.length);
+    int64_t low = range.first > block.first ? range.first : block.first, high = range.end < block.end ? range.end : block.end;
+    low = low - j0 < 0 ? 0 : low - j0 > kKeyBlock ? kKeyBlock : low - j0;
+    high = high - j0 > kKeyBlock ? kKeyBlock : high - j0;
+    return {low, high < low ? low : high};
+  }
+  /// Rows from `rows` to `padded` become zero queries; their results go nowhere.
+  void Start(int64_t padded, int64_t q_row, bool with_sink) {
+    memset(q, 0, static_cast<size_t>(padded * q_row) * sizeof(T));
+    memset(out, 0, static_cast<size_t>(padded * Padded<T>(a.Dv)) * sizeof(T));
+    memset(sum, 0, static_cast<size_t>(padded * Width<T>) * sizeof(T));
+    for (int64_t r = 0; r < padded; r++) {
+      m[r] = -static_cast<T>(__builtin_inf());
+      alpha[r] = 1;
+      if (r >= rows) continue;
+      a.load_query(q + r * q_row, s.q + Query(r) * a.q_strides.row + Head(r) * a.q_strides.head, a.q_strides.step, a.D,
+                   a.rules.query_factor);
+      if (!with_sink) continue;
+      m[r] = a.rules.Sink(Head(r));
+      if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
+    }
+  }
+  /// To the output; or, when the keys were split, to `partial`, rows of [m, sum, out[Padded(Dv)]].
+  void End(T* partial) const {
+    const int64_t Dv = Padded<T>(a.Dv);
+    for (int64_t r = 0; r < rows; r++) {
+      const T total = HorizontalSum<T>(Load(sum + r * Width<T>));
+      if (partial == nullptr) {
+        StoreRow(a, s, Head(r), Query(r), out + r * Dv, m[r], total);
+        continue;
+      }
+      T* to = partial + r * (Dv + 2);
+      to[0] = m[r];
+      to[1] = total;
+      memcpy(to + 2, out + r * Dv, static_cast<size_t>(Dv) * sizeof(T));
+    }
+  }
+};
+
 template <class T, class Q> HEED_NOINLINE void LoadQuery(T* to, const char* from, int64_t step, int64_t n, T factor) {
   const Q* q = reinterpret_cast<const Q*>(from);
   int64_t i = 0;
@@ -155,4 +209,6 @@ template <class T, class Q> HEED_NOINLINE void StoreOut(char* to, int64_t step, 
     for (; i + Width<T> <= n; i += Width<T>) StoreAs<Q>(out + i, Load(from + i) * Set1(factor));
   for (; i < n; i++) *reinterpret_cast<Q*>(to + i * step) = FromFloat<Q>(from[i] * factor);
 }
+/// f(Count<n>{}) for the n in 1 .. 4 that a loop's bounds must know while compiling.
+template <int N> struct Count { static constexpr int value = N; };
 }  // namespace heed::HEED_ISA

@@ -85,13 +85,13 @@ template <class T> struct ScoreBlock {
   int32_t* end;
 };
 
-/// x[0 .. n) *= factor; returns whether all were finite (0 * x is NaN otherwise).
+/// x[0 .. n) *= factor; returns whether the products are finite (0 * x is NaN otherwise).
 template <class T> HEED_INLINE bool ScaleRow(T* x, int64_t n, T factor) {
   Vec<T> test = {};
   for (int64_t i = 0; i < n; i += Width<T>) {
-    const Vec<T> y = Load<T>(x + i);
+    const Vec<T> y = Load<T>(x + i) * Set1(factor);
     test += y * Set1(T{0});
-    Store<T>(x + i, y * Set1(factor));
+    Store<T>(x + i, y);
   }
   return ReduceAdd<T>(test) == 0;
 }

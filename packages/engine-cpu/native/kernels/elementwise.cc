@@ -89,7 +89,7 @@ template <class A, class Op> void CompareBlock(const A* a, const A* b, typename 
 }
 
 template <class T> HEED_NOINLINE int Map(const heed_unary& p, Block1<Acc<T>> block) {
-  ForEachRow(MakeNest({&p.out, &p.x}), [block](char* const(&data)[2], const int64_t(&step)[2], int64_t count) {
+  ForEachRow(MakeNest({&p.out, &p.x}), [block](char* const* data, const int64_t* step, int64_t count) {
     Buffer<Acc<T>> x_buffer, out_buffer;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
       Acc<T>* out = Target<T>(data[0] + start * step[0], step[0], n, out_buffer.at);
@@ -100,7 +100,7 @@ template <class T> HEED_NOINLINE int Map(const heed_unary& p, Block1<Acc<T>> blo
   return HEED_OK;
 }
 template <class T> HEED_NOINLINE int Zip(const heed_binary& p, Block2<Acc<T>> block) {
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const* data, const int64_t* step, int64_t count) {
     Buffer<Acc<T>> a_buffer, b_buffer, out_buffer;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
       const Acc<T>* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
@@ -113,7 +113,7 @@ template <class T> HEED_NOINLINE int Zip(const heed_binary& p, Block2<Acc<T>> bl
   return HEED_OK;
 }
 template <class T> HEED_NOINLINE int ZipCompare(const heed_binary& p, BlockCompare<Acc<T>> block) {
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [block](char* const* data, const int64_t* step, int64_t count) {
     Buffer<Acc<T>> a_buffer, b_buffer;
     Buffer<typename Lanes<Acc<T>>::Int> flags;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
@@ -126,7 +126,7 @@ template <class T> HEED_NOINLINE int ZipCompare(const heed_binary& p, BlockCompa
 }
 template <class T> HEED_NOINLINE int MapIsFinite(const heed_unary& p) {
   using A = Acc<T>;
-  ForEachRow(MakeNest({&p.out, &p.x}), [](char* const(&data)[2], const int64_t(&step)[2], int64_t count) {
+  ForEachRow(MakeNest({&p.out, &p.x}), [](char* const* data, const int64_t* step, int64_t count) {
     Buffer<A> x_buffer;
     Buffer<typename Lanes<A>::Int> flags;
     ForEachBlock(count, [&](int64_t start, int64_t n) {
@@ -141,7 +141,7 @@ template <class T> HEED_NOINLINE int MapIsFinite(const heed_unary& p) {
 template <class T> HEED_NOINLINE int ZipMask(const heed_binary& p, Acc<T> otherwise) {
   using A = Acc<T>;
   using Int = typename Lanes<A>::Int;
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [otherwise](char* const(&data)[3], const int64_t(&step)[3], int64_t count) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [otherwise](char* const* data, const int64_t* step, int64_t count) {
     Buffer<A> a_buffer, out_buffer;
     Buffer<Int> mask_buffer;
     const Vec<A> no = Set1(otherwise);
@@ -158,13 +158,13 @@ template <class T> HEED_NOINLINE int ZipMask(const heed_binary& p, Acc<T> otherw
 }
 /// f on bools (bytes).
 template <class F> int MapBool(const heed_unary& p, const F& f) {
-  ForEachRow(MakeNest({&p.out, &p.x}), [&](char* const(&data)[2], const int64_t(&step)[2], int64_t n) {
+  ForEachRow(MakeNest({&p.out, &p.x}), [&](char* const* data, const int64_t* step, int64_t n) {
     for (int64_t i = 0; i < n; i++) data[0][i * step[0]] = f(data[1][i * step[1]] != 0);
   });
   return HEED_OK;
 }
 template <class F> int ZipBool(const heed_binary& p, const F& f) {
-  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [&](char* const(&data)[3], const int64_t(&step)[3], int64_t n) {
+  ForEachRow(MakeNest({&p.out, &p.a, &p.b}), [&](char* const* data, const int64_t* step, int64_t n) {
     for (int64_t i = 0; i < n; i++) data[0][i * step[0]] = f(data[1][i * step[1]] != 0, data[2][i * step[2]] != 0);
   });
   return HEED_OK;

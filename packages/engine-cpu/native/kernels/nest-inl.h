@@ -121,14 +121,15 @@ template <int N> class Cursor {
   int64_t at_[HEED_MAX_RANK];
 };
 
-/// row(char* const (&data)[N], const int64_t (&step)[N], n) for every inner row, long ones in pieces, over all threads. Steps are
-/// in bytes. Tasks depend on the shape alone.
-template <int N, class F> HEED_INLINE void ForEachRow(const Nest<N>& nest, const F& row) {
+/// row(context, data, step, n) for every inner row, long ones in pieces, over all threads. Steps are in bytes. Tasks depend on the
+/// shape alone.
+template <int N>
+HEED_NOINLINE void RunRows(const Nest<N>& nest, void (*row)(const void*, char* const*, const int64_t*, int64_t), const void* context) {
   if (nest.size == 0) return;
   static constexpr int64_t kScalarStep[N] = {};
   const int outer = nest.rank > 0 ? nest.rank - 1 : 0;
   const int64_t n = nest.rank > 0 ? nest.shape[outer] : 1;
-  const int64_t(&step)[N] = nest.rank > 0 ? nest.strides[outer] : kScalarStep;
+  const int64_t* step = nest.rank > 0 ? nest.strides[outer] : kScalarStep;
   const int64_t piece = n < kTaskElements ? n : kTaskElements, pieces = (n + piece - 1) / piece;
   ParallelRange(nest.size / n * pieces, (kTaskElements + piece - 1) / piece, [&](int64_t begin, int64_t end, int) {
     Cursor<N> cursor(nest, outer, begin / pieces);
@@ -137,9 +138,13 @@ template <int N, class F> HEED_INLINE void ForEachRow(const Nest<N>& nest, const
       const int64_t start = part * piece, length = n - start < piece ? n - start : piece;
       char* data[N];
       for (int k = 0; k < N; k++) data[k] = cursor.Data(k) + start * step[k];
-      row(data, step, length);
+      row(context, data, step, length);
       if (++part == pieces) part = 0, cursor.Next();
     }
   });
+}
+/// RunRows for a callable row(char* const* data, const int64_t* step, int64_t n).
+template <int N, class F> HEED_INLINE void ForEachRow(const Nest<N>& nest, const F& row) {
+  RunRows<N>(nest, [](const void* f, char* const* data, const int64_t* step, int64_t n) { (*static_cast<const F*>(f))(data, step, n); }, &row);
 }
 }  // namespace heed::HEED_ISA

@@ -1,4 +1,12 @@
-import { type DType, DTYPES, type DTypeArrays, isContiguous, type Shape, sizeOf, toBFloat16 } from "@heed/tensor";
+import {
+  type DType,
+  DTYPES,
+  type DTypeArrays,
+  isContiguous,
+  type Shape,
+  sizeOf,
+  toBFloat16,
+} from "@heed/tensor";
 
 /** The part of a tensor that says where its elements are; a Tensor is one. */
 export interface View {

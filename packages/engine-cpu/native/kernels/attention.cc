@@ -1,0 +1,81 @@
+// Attention forward on dense tensors: out = softmax(scores(q, k)) v, lse = log sum exp (Vaswani et al. 2017, arXiv:1706.03762).
+#include "attention-run-inl.h"
+#include "attention-run.h"
+
+namespace heed::HEED_ISA {
+namespace {
+template <class T, class Q> int SetQueryType(Problem<T>& a) {
+  if constexpr (__is_same(Acc<Q>, T)) {
+    a.load_query = LoadQuery<T, Q>;
+    a.store_out = StoreOut<T, Q>;
+    return HEED_OK;
+  }
+  return HEED_UNSUPPORTED;
+}
+template <class T, class K> int SetKeyType(Problem<T>& a) {
+  if constexpr (__is_same(Acc<K>, T)) {
+    a.pack_keys = PackKeys<T, K>;
+    a.pack_values = PackValues<T, K>;
+    a.decode = Decode<T, K>;
+    a.kv_bytes = sizeof(K);
+    return HEED_OK;
+  }
+  return HEED_UNSUPPORTED;
+}
+template <class T> int Run(Problem<T>& a, int32_t query_dtype, int32_t key_dtype, const char* name) {
+  const int q = DispatchFloat(query_dtype, HEED_UNSUPPORTED, [&](auto t) { return SetQueryType<T, typename decltype(t)::type>(a); });
+  const int k = DispatchFloat(key_dtype, HEED_UNSUPPORTED, [&](auto t) { return SetKeyType<T, typename decltype(t)::type>(a); });
+  if (q != HEED_OK || k != HEED_OK)
+    return Fail(HEED_UNSUPPORTED, "[%s] queries of dtype code %d with keys of dtype code %d have no kernel: both must be float64, or neither",
+                name, query_dtype, key_dtype);
+  return RunAttention(a, name);
+}
+
+template <class T> Sequence SequenceOf(const Problem<T>& a, int64_t n) {
+  const int64_t length = a.rules.Length(n);
+  return {n,
+          a.rules.queries,
+          length,
+          a.rules.Offset(n, length),
+          a.q + n * a.q_strides.batch,
+          a.out + n * a.out_strides.batch,
+          a.lse == nullptr ? nullptr : a.lse + n * a.lse_strides.batch,
+          nullptr};
+}
+template <class T> int Dense(const heed_attention& p, int64_t query_bytes) {
+  bool valid;
+  Problem<T> a = {};
+  a.rules = MakeScoreRules<T>(p.scores, p.q.shape[1], p.k.shape[1], &valid);
+  if (!valid) return Fail(HEED_UNSUPPORTED, "[attention] the mask must be bool or float; got dtype code %d", p.scores.mask.dtype);
+  a.sequences = p.q.shape[0];
+  a.Hq = p.q.shape[2];
+  a.Hkv = p.k.shape[2];
+  if (a.sequences == 0 || a.Hq == 0 || p.q.shape[1] == 0) return HEED_OK;
+  a.G = a.Hq / a.Hkv;
+  a.D = p.q.shape[3];
+  a.Dv = p.v.shape[3];
+  a.q = static_cast<const char*>(p.q.data);
+  a.k = static_cast<const char*>(p.k.data);
+  a.v = static_cast<const char*>(p.v.data);
+  a.out = static_cast<char*>(p.out.data);
+  a.lse = static_cast<char*>(p.lse.data);
+  a.q_strides = BytesOf(p.q, query_bytes);
+  a.k_strides = BytesOf(p.k, query_bytes);
+  a.v_strides = BytesOf(p.v, query_bytes);
+  a.out_strides = BytesOf(p.out, query_bytes);
+  const int64_t* lse = p.lse.strides;  // [B, Hq, S]
+  a.lse_strides = {lse[0] * static_cast<int64_t>(sizeof(T)), lse[2] * static_cast<int64_t>(sizeof(T)),
+                   lse[1] * static_cast<int64_t>(sizeof(T)), 0};
+  a.sequence = SequenceOf<T>;
+  return RunAttention(a, p.q.dtype, p.k.dtype, "attention");
+}
+}  // namespace
+
+int RunAttention(Problem<float>& a, int32_t query_dtype, int32_t key_dtype, const char* name) { return Run(a, query_dtype, key_dtype, name); }
+int RunAttention(Problem<double>& a, int32_t query_dtype, int32_t key_dtype, const char* name) { return Run(a, query_dtype, key_dtype, name); }
+
+int attention(const heed_attention& p) {
+  if (p.q.dtype == HEED_FLOAT64) return Dense<double>(p, 8);
+  return Dense<float>(p, p.q.dtype == HEED_FLOAT32 ? 4 : 2);
+}
+}  // namespace heed::HEED_ISA

@@ -1,0 +1,4 @@
+import { cpu } from "../../src/index.ts";
+import { coreSuite } from "../core/suite.ts";
+
+coreSuite(cpu());

@@ -1,0 +1,15 @@
+import { describe, test } from "bun:test";
+import { availableIsas } from "../../src/index.ts";
+import { missing } from "../../src/native.ts";
+import { expectTestsPass } from "../child.ts";
+
+// A crash ends a test run without a summary, so each instruction set has a process of its own.
+describe.skipIf(missing !== undefined)("native kernels", () => {
+  const isas = missing === undefined ? availableIsas() : [];
+  test.each(isas)("every core method on %s agrees with straight loops", (isa) => {
+    expectTestsPass("./test/native/core.child.ts", { HEED_CPU_TARGET: isa }, 250);
+  });
+  test.each(isas)("every fused operation on %s agrees with its composed form", (isa) => {
+    expectTestsPass("./test/native/fused.child.ts", { HEED_CPU_TARGET: isa }, 10);
+  });
+});

@@ -68,8 +68,9 @@ function paged(engine: BenchEngine, shape: DecodeShape, pageSize: number): Subje
     indptr: engine.uploadInt32(Int32Array.of(0, order.length), [2]),
     indices: engine.uploadInt32(order, [order.length]),
     lengths: engine.uploadInt32(Int32Array.of(length), [1]),
+    slots: engine.uploadInt32(Int32Array.of(-1), [1]),
   };
-  const view = { kPages, vPages, pageSize, ...table };
+  const view = { kPages, vPages, table: { ...table, epoch: 1 } };
   return subject(() => pagedAttention(q, view), dtype, [q, kPages, vPages, ...Object.values(table)]);
 }
 

@@ -1,12 +1,14 @@
 import { cpu, measurePeak, setThreads } from "@heed/engine-cpu";
 import { tensor } from "@heed/tensor";
-import type { DTypeArrays, Tensor } from "@heed/tensor";
+import type { DTypeArrays, Engine, Tensor } from "@heed/tensor";
 import type { MeasurePeak } from "./harness.ts";
 import type { BenchDType } from "./shapes.ts";
 
 /** What benches need of an engine: its name, a way in for data, its threads, and the limits of its machine. */
 export interface BenchEngine {
   readonly name: string;
+  /** The engine itself, for what is built on it. */
+  readonly engine: Engine;
   readonly measurePeak: MeasurePeak;
   /** Copies float32 values into a new tensor, rounded to `dtype`. */
   upload<D extends BenchDType>(
@@ -25,9 +27,10 @@ export function cpuEngine(): BenchEngine {
   const engine = cpu();
   return {
     name: engine.name,
+    engine,
     measurePeak,
-    upload: (values, shape, dtype) => tensor(store(values, dtype), { shape, dtype, engine }),
-    uploadInt32: (values, shape) => tensor(values, { shape, dtype: "int32", engine }),
+    upload: (values, shape, dtype) => tensor(store(values, dtype), shape, { dtype, engine }),
+    uploadInt32: (values, shape) => tensor(values, shape, { dtype: "int32", engine }),
     setThreads,
   };
 }

@@ -56,9 +56,9 @@ function forwardBackward(engine: BenchEngine, shape: PrefillShape): Bench {
       );
       return {
         run() {
-          const { output, backward } = attentionVjp(q, k, v, { isCausal: true });
-          const gradients = backward(dOut);
-          for (const t of [output, gradients.q, gradients.k, gradients.v]) t[Symbol.dispose]();
+          using pass = attentionVjp(q, k, v, { isCausal: true });
+          const gradients = pass.backward(dOut);
+          for (const t of [pass.output, gradients.q, gradients.k, gradients.v]) t[Symbol.dispose]();
         },
         [Symbol.dispose]: () => [q, k, v, dOut].forEach((t) => t[Symbol.dispose]()),
       };

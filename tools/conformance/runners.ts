@@ -1,7 +1,7 @@
 import { runAttention } from "./onnx/attention.ts";
 import { runRmsNormalization } from "./onnx/rms-normalization.ts";
 import { runRotaryEmbedding } from "./onnx/rotary-embedding.ts";
-import { runModel } from "./models.ts";
+import { runModel } from "./models/model.ts";
 import { Unsupported } from "./run.ts";
 import type { Runner } from "./run.ts";
 import { runSdpa } from "./sdpa.ts";

@@ -31,9 +31,12 @@ export class AdamW {
   step(gradients: ReadonlyMap<string, Tensor>, learningRate: number): number {
     const { clip } = this.#options;
     this.#step++;
-    const norm = Math.sqrt(scope(() => [...gradients.values()].reduce((n, g) => n + squares(g as Tensor<"float32">), 0)));
+    const norm = Math.sqrt(
+      scope(() => [...gradients.values()].reduce((n, g) => n + squares(g as Tensor<"float32">), 0)),
+    );
     const factor = norm > clip ? clip / norm : 1;
-    for (const [name, state] of this.#states) scope(() => this.#update(state, gradients.get(name) as Tensor<"float32">, factor, learningRate));
+    for (const [name, state] of this.#states)
+      scope(() => this.#update(state, gradients.get(name) as Tensor<"float32">, factor, learningRate));
     return norm;
   }
   #update({ weight, m, v }: State, gradient: Tensor<"float32">, factor: number, learningRate: number): void {

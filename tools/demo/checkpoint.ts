@@ -33,12 +33,17 @@ export function huggingFaceConfig(config: ModelConfig): Record<string, unknown> 
 export async function saveModel(model: Decoder, folder: string): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeSafetensors(join(folder, "model.safetensors"), model.parameters, { format: "pt" });
-  await Bun.write(join(folder, "config.json"), `${JSON.stringify(huggingFaceConfig(model.config), null, 2)}\n`);
+  await Bun.write(
+    join(folder, "config.json"),
+    `${JSON.stringify(huggingFaceConfig(model.config), null, 2)}\n`,
+  );
 }
 /** The model of a folder that {@link saveModel} wrote. */
 export function loadModel(folder: string, config: ModelConfig, engine: Engine): Decoder {
   using file = openSafetensors(join(folder, "model.safetensors"));
-  return new Decoder(config, engine, { weights: new Map([...file.entries.keys()].map((name) => [name, file.tensor(name, { engine })])) });
+  return new Decoder(config, engine, {
+    weights: new Map([...file.entries.keys()].map((name) => [name, file.tensor(name, { engine })])),
+  });
 }
 /** Whether the saved weights are, bit for bit, those of the model. */
 export async function isBitExact(model: Decoder, folder: string): Promise<boolean> {

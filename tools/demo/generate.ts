@@ -60,14 +60,19 @@ function join(parts: readonly Float32Array[]): Float32Array {
   return out;
 }
 /** Continues a prompt through the paged cache: one step for the prompt, then one a token. */
-export async function generate(model: Decoder, engine: Engine, options: GenerateOptions): Promise<Generation> {
+export async function generate(
+  model: Decoder,
+  engine: Engine,
+  options: GenerateOptions,
+): Promise<Generation> {
   const { prompt, tokens, temperature } = options;
   const random = generator(options.seed);
   const bytes = new Uint8Array(prompt.length + tokens);
   bytes.set(prompt);
   using cache = cacheFor(model, engine, bytes.length);
   const sequence = cache.open();
-  const ids = (part: Uint8Array): Tensor<"int32"> => tensor(Int32Array.from(part), [1, part.length], { dtype: "int32", engine });
+  const ids = (part: Uint8Array): Tensor<"int32"> =>
+    tensor(Int32Array.from(part), [1, part.length], { dtype: "int32", engine });
   const cached: Float32Array[] = []; // logits rows, for the comparison
   const advance = async (part: Uint8Array): Promise<Float32Array> => {
     using step = cache.reserve([{ sequence, tokens: part.length }]);

@@ -1,4 +1,18 @@
-import { arange, binary, div, full, gather, log, maximum, mean, mul, scatterAdd, scope, softmax, type Tensor } from "@heed/tensor";
+import {
+  arange,
+  binary,
+  div,
+  full,
+  gather,
+  log,
+  maximum,
+  mean,
+  mul,
+  scatterAdd,
+  scope,
+  softmax,
+  type Tensor,
+} from "@heed/tensor";
 
 /** Mean cross entropy in nats and its gradient with respect to the logits. */
 export interface Loss {

@@ -35,7 +35,12 @@ async function headMaps(model: Decoder, text: Uint8Array, engine: Engine): Promi
 function printable(byte: number): string {
   return byte === 10 || (byte >= 32 && byte < 127) ? String.fromCharCode(byte) : "·";
 }
-async function continueText(model: Decoder, engine: Engine, corpus: Corpus, seed: number): Promise<Uint8Array> {
+async function continueText(
+  model: Decoder,
+  engine: Engine,
+  corpus: Corpus,
+  seed: number,
+): Promise<Uint8Array> {
   const own = corpus.source.startsWith("the README");
   const prompt = own ? new TextEncoder().encode(PROMPT) : corpus.heldOut.slice(0, 24);
   console.log("\nContinuing a prompt through the paged cache:\n");
@@ -47,13 +52,23 @@ async function continueText(model: Decoder, engine: Engine, corpus: Corpus, seed
     seed,
     emit: (byte) => process.stdout.write(printable(byte)),
   });
-  console.log(`\n\nDecode: ${tokensPerSecond.toFixed(0)} tokens/s. Largest difference from a full forward pass: ${cacheDifference.toExponential(1)}`);
+  console.log(
+    `\n\nDecode: ${tokensPerSecond.toFixed(0)} tokens/s. Largest difference from a full forward pass: ${cacheDifference.toExponential(1)}`,
+  );
   return bytes;
 }
-async function report(model: Decoder, engine: Engine, corpus: Corpus, losses: readonly number[], options: DemoOptions): Promise<void> {
+async function report(
+  model: Decoder,
+  engine: Engine,
+  corpus: Corpus,
+  losses: readonly number[],
+  options: DemoOptions,
+): Promise<void> {
   const heldOut = await evaluate(model, corpus.heldOut, engine);
   const entropy = orderZeroEntropy(corpus.heldOut);
-  console.log(`\nHeld-out loss: ${heldOut.toFixed(3)} bits per byte; order-0 entropy of the same text: ${entropy.toFixed(3)}; gained ${(entropy - heldOut).toFixed(3)}`);
+  console.log(
+    `\nHeld-out loss: ${heldOut.toFixed(3)} bits per byte; order-0 entropy of the same text: ${entropy.toFixed(3)}; gained ${(entropy - heldOut).toFixed(3)}`,
+  );
   const text = await continueText(model, engine, corpus, options.seed);
   const levels = [
     { label: "order-0 entropy", value: entropy, colour: "#b5367a" },
@@ -61,7 +76,10 @@ async function report(model: Decoder, engine: Engine, corpus: Corpus, losses: re
   ];
   await Bun.write(join(options.out, "loss.svg"), lossChart(losses, levels));
   const shown = text.subarray(0, MAP_LENGTH);
-  await Bun.write(join(options.out, "attention.svg"), attentionMaps(await headMaps(model, shown, engine), [...shown].map(printable)));
+  await Bun.write(
+    join(options.out, "attention.svg"),
+    attentionMaps(await headMaps(model, shown, engine), [...shown].map(printable)),
+  );
 }
 async function main(options: DemoOptions): Promise<void> {
   const corpus = await loadCorpus(options.text);
@@ -70,7 +88,9 @@ async function main(options: DemoOptions): Promise<void> {
   const model = new Decoder(DEMO_CONFIG, engine, { seed: options.seed });
   const count = [...model.parameters.values()].reduce((n, t) => n + t.size, 0);
   console.log(`Engine ${engine.name}: ${engine.description}`);
-  console.log(`Learning ${corpus.source}: ${corpus.train.length} bytes, ${corpus.heldOut.length} held out; ${(count / 1e6).toFixed(2)} million parameters`);
+  console.log(
+    `Learning ${corpus.source}: ${corpus.train.length} bytes, ${corpus.heldOut.length} held out; ${(count / 1e6).toFixed(2)} million parameters`,
+  );
 
   const interrupted = new AbortController();
   process.once("SIGINT", () => interrupted.abort());
@@ -81,9 +101,21 @@ async function main(options: DemoOptions): Promise<void> {
   };
   const { steps, seed } = options;
   const progress = new Progress(steps);
-  const losses = await train({ model, engine, text: corpus.train, steps, seed, progress, checkpoint, signal: interrupted.signal });
+  const losses = await train({
+    model,
+    engine,
+    text: corpus.train,
+    steps,
+    seed,
+    progress,
+    checkpoint,
+    signal: interrupted.signal,
+  });
   if (interrupted.signal.aborted) {
-    const kept = saved > 0 ? `the checkpoint of step ${saved} is in ${options.out}` : "no checkpoint had been written yet";
+    const kept =
+      saved > 0
+        ? `the checkpoint of step ${saved} is in ${options.out}`
+        : "no checkpoint had been written yet";
     console.log(`\nStopped after ${losses.length} of ${steps} steps; ${kept}.`);
     process.exitCode = 130;
     return;
@@ -91,7 +123,9 @@ async function main(options: DemoOptions): Promise<void> {
   await checkpoint(steps);
   const exact = await isBitExact(model, options.out);
   await report(model, engine, corpus, losses, options);
-  console.log(`Wrote ${["loss.svg", "attention.svg", "model.safetensors", "config.json"].map((name) => join(options.out, name)).join(", ")}; the weights read back ${exact ? "bit for bit" : "DIFFERENT"}.`);
+  console.log(
+    `Wrote ${["loss.svg", "attention.svg", "model.safetensors", "config.json"].map((name) => join(options.out, name)).join(", ")}; the weights read back ${exact ? "bit for bit" : "DIFFERENT"}.`,
+  );
   console.log(`Took ${((performance.now() - began) / 1000).toFixed(1)} s.`);
   if (!exact) process.exitCode = 1;
 }

@@ -55,7 +55,11 @@ export interface DecoderVjp {
   backward(dLogits: F): Map<string, Tensor>;
   readonly saved: readonly Tensor[];
 }
-const BLOCK_NAMES = { inputNorm: "input_layernorm", attention: "self_attn", outputNorm: "post_attention_layernorm" } as const;
+const BLOCK_NAMES = {
+  inputNorm: "input_layernorm",
+  attention: "self_attn",
+  outputNorm: "post_attention_layernorm",
+} as const;
 
 /** A decoder in Llama's form with tied embeddings; parameters under their Hugging Face names. */
 export class Decoder {
@@ -66,7 +70,11 @@ export class Decoder {
   readonly #norm: RMSNorm;
 
   /** Random weights, or `weights` by name (a missing or misshapen one throws). */
-  constructor(config: ModelConfig, engine: Engine, source: { readonly seed: number } | { readonly weights: ReadonlyMap<string, Tensor> }) {
+  constructor(
+    config: ModelConfig,
+    engine: Engine,
+    source: { readonly seed: number } | { readonly weights: ReadonlyMap<string, Tensor> },
+  ) {
     this.config = config;
     const { vocabSize, hiddenSize, intermediateSize } = config;
     let draws = 0;
@@ -81,9 +89,15 @@ export class Decoder {
       return made;
     };
     const project = (name: string, outFeatures: number, inFeatures: number): Linear =>
-      new Linear({ inFeatures, outFeatures }, { weight: weight(`${name}.weight`, [outFeatures, inFeatures]) });
+      new Linear(
+        { inFeatures, outFeatures },
+        { weight: weight(`${name}.weight`, [outFeatures, inFeatures]) },
+      );
     const norm = (name: string): RMSNorm =>
-      new RMSNorm({ shape: [hiddenSize], eps: config.normEps }, { weight: weight(`${name}.weight`, [hiddenSize], 1) });
+      new RMSNorm(
+        { shape: [hiddenSize], eps: config.normEps },
+        { weight: weight(`${name}.weight`, [hiddenSize], 1) },
+      );
     this.#embedding = weight("model.embed_tokens.weight", [vocabSize, hiddenSize]) as F;
     this.#blocks = Array.from({ length: config.numLayers }, (_, layer) => {
       const prefix = `model.layers.${layer}`;
@@ -100,14 +114,23 @@ export class Decoder {
     });
     this.#norm = norm("model.norm");
   }
-  #attention(layer: number, weight: (name: string, shape: readonly number[]) => Tensor): GroupedQueryAttention {
+  #attention(
+    layer: number,
+    weight: (name: string, shape: readonly number[]) => Tensor,
+  ): GroupedQueryAttention {
     const { hiddenSize, numHeads, numKvHeads, headDim, ropeTheta } = this.config;
     const rows = { q: numHeads * headDim, k: numKvHeads * headDim, v: numKvHeads * headDim };
     const parameters = new Map<string, Tensor>();
     for (const [name, out] of Object.entries(rows)) {
-      parameters.set(`${name}_proj.weight`, weight(`model.layers.${layer}.self_attn.${name}_proj.weight`, [out, hiddenSize]));
+      parameters.set(
+        `${name}_proj.weight`,
+        weight(`model.layers.${layer}.self_attn.${name}_proj.weight`, [out, hiddenSize]),
+      );
     }
-    parameters.set("o_proj.weight", weight(`model.layers.${layer}.self_attn.o_proj.weight`, [hiddenSize, rows.q]));
+    parameters.set(
+      "o_proj.weight",
+      weight(`model.layers.${layer}.self_attn.o_proj.weight`, [hiddenSize, rows.q]),
+    );
     return new GroupedQueryAttention(
       { hiddenSize, numHeads, numKvHeads, headDim, rope: { base: ropeTheta }, layerIndex: layer },
       parameters,
@@ -134,7 +157,13 @@ export class Decoder {
       const backwards: ((d: F, into: Map<string, Tensor>) => F)[] = [];
       let x = gather(this.#embedding, tokens);
       // A residual branch: x + f(norm(x)); its gradient is the upstream one plus what comes back through the branch.
-      const branch = (prefix: string, norm: RMSNorm, normName: string, layer: Block["attention"] | SwiGLU, name: string): void => {
+      const branch = (
+        prefix: string,
+        norm: RMSNorm,
+        normName: string,
+        layer: Block["attention"] | SwiGLU,
+        name: string,
+      ): void => {
         const n = norm.vjp(x);
         const f = layer.vjp(n.output);
         saved.push(...n.saved, ...f.saved);

@@ -37,13 +37,15 @@ export function parseOptions(args: readonly string[]): DemoOptions | undefined {
     const name = args[i]!;
     if (name === "--") continue;
     if (name === "--help" || name === "-h") return undefined;
-    if (!["--text", "--steps", "--engine", "--out", "--seed"].includes(name)) throw new UsageError(`unknown option "${name}"`);
+    if (!["--text", "--steps", "--engine", "--out", "--seed"].includes(name))
+      throw new UsageError(`unknown option "${name}"`);
     const value = args[++i];
     if (value === undefined) throw new UsageError(`${name} needs a value`);
     given.set(name, value);
   }
   const engine = given.get("--engine") ?? "cpu";
-  if (!engineNames().includes(engine)) throw new UsageError(`no engine "${engine}"; there are ${engineNames().join(", ")}`);
+  if (!engineNames().includes(engine))
+    throw new UsageError(`no engine "${engine}"; there are ${engineNames().join(", ")}`);
   return {
     text: given.get("--text"),
     steps: wholeNumber("--steps", given.get("--steps") ?? "300", 1),

@@ -11,7 +11,9 @@ function channel(hex: string, at: number): number {
 function colour(share: number): string {
   const x = Math.min(1, Math.max(0, share)) * (VIRIDIS.length - 1);
   const i = Math.min(VIRIDIS.length - 2, Math.floor(x));
-  const mix = [1, 3, 5].map((at) => Math.round(channel(VIRIDIS[i]!, at) * (1 - (x - i)) + channel(VIRIDIS[i + 1]!, at) * (x - i)));
+  const mix = [1, 3, 5].map((at) =>
+    Math.round(channel(VIRIDIS[i]!, at) * (1 - (x - i)) + channel(VIRIDIS[i + 1]!, at) * (x - i)),
+  );
   return `#${mix.map((c) => c.toString(16).padStart(2, "0")).join("")}`;
 }
 function page(width: number, height: number, body: string): string {
@@ -45,7 +47,8 @@ export function lossChart(losses: readonly number[], levels: readonly Level[]): 
       `<line x1="${left}" x2="${left + width}" y1="${y(t)}" y2="${y(t)}" stroke="#e4e4e4"/><text x="${left - 8}" y="${y(t)}" dy=".35em" text-anchor="end" font-size="12" fill="#555">${t}</text>`,
   );
   const steps = ticks(0, losses.length - 1).map(
-    (t) => `<text x="${x(t)}" y="${top + height + 20}" text-anchor="middle" font-size="12" fill="#555">${t}</text>`,
+    (t) =>
+      `<text x="${x(t)}" y="${top + height + 20}" text-anchor="middle" font-size="12" fill="#555">${t}</text>`,
   );
   const lines = levels.map(
     (l) =>
@@ -54,7 +57,11 @@ export function lossChart(losses: readonly number[], levels: readonly Level[]): 
   const points = losses.map((loss, i) => `${x(i)},${y(loss)}`).join(" ");
   const curve = `<polyline points="${points}" fill="none" stroke="#2a788e" stroke-width="1.5"/>`;
   const title = `<text x="${left}" y="24" font-size="15" font-weight="600">Training loss, bits per byte</text><text x="${left + width / 2}" y="${top + height + 40}" text-anchor="middle" font-size="12" fill="#555">step</text>`;
-  return page(left + width + 24, top + height + 56, title + grid.join("") + steps.join("") + lines.join("") + curve);
+  return page(
+    left + width + 24,
+    top + height + 56,
+    title + grid.join("") + steps.join("") + lines.join("") + curve,
+  );
 }
 /** Probabilities of one head, [length, length] row-major. */
 export interface HeadMap {
@@ -76,7 +83,9 @@ function headMap({ layer, head, probabilities }: HeadMap, text: readonly string[
     for (let j = 0; j <= i; j++) {
       const p = probabilities[i * n + j]!;
       const hint = `<title>${axisLabel(text[i]!)} reads ${axisLabel(text[j]!)}: ${(100 * p).toFixed(1)} %</title>`;
-      parts.push(`<rect x="${j * cell}" y="${i * cell}" width="${cell}" height="${cell}" fill="${colour(Math.sqrt(p))}">${hint}</rect>`);
+      parts.push(
+        `<rect x="${j * cell}" y="${i * cell}" width="${cell}" height="${cell}" fill="${colour(Math.sqrt(p))}">${hint}</rect>`,
+      );
     }
   }
   return `${parts.join("")}<rect width="${size}" height="${size}" fill="none" stroke="#bbb"/>`;
@@ -92,7 +101,9 @@ export function attentionMaps(maps: readonly HeadMap[], text: readonly string[])
     const [x, y] = [32 + (i % columns) * pitch.x, 84 + Math.floor(i / columns) * pitch.y];
     return `<g transform="translate(${x} ${y})" font-size="8" fill="#333">${headMap(map, text, cell)}</g>`;
   });
-  const legend = VIRIDIS.map((c, i) => `<rect x="${32 + i * 22}" y="36" width="22" height="8" fill="${c}"/>`).join("");
+  const legend = VIRIDIS.map(
+    (c, i) => `<rect x="${32 + i * 22}" y="36" width="22" height="8" fill="${c}"/>`,
+  ).join("");
   const title = `<text x="32" y="24" font-size="15" font-weight="600">Attention by head</text>${legend}<text x="${40 + VIRIDIS.length * 22}" y="44" font-size="11" fill="#555">0 to 100 % of a row's attention (square-root scale); rows read columns</text>`;
   return page(32 + columns * pitch.x, 84 + layers * pitch.y, title + body.join(""));
 }

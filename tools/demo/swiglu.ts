@@ -34,12 +34,21 @@ export class SwiGLU {
           const dGate = gate.backward(mul(mul(d.input, up.output), slope));
           const dUp = up.backward(mul(d.input, activated));
           const parameters = new Map<string, Tensor>();
-          for (const [name, g] of [["gate", dGate], ["up", dUp], ["down", d]] as const) {
+          for (const [name, g] of [
+            ["gate", dGate],
+            ["up", dUp],
+            ["down", d],
+          ] as const) {
             parameters.set(`${name}_proj.weight`, g.parameters.get("weight")!);
           }
           return { input: add(dGate.input, dUp.input), parameters, [Symbol.dispose]: () => {} };
         });
-      return { output: down.output, saved, backward, [Symbol.dispose]: () => saved.forEach((t) => t[Symbol.dispose]()) };
+      return {
+        output: down.output,
+        saved,
+        backward,
+        [Symbol.dispose]: () => saved.forEach((t) => t[Symbol.dispose]()),
+      };
     });
   }
 }

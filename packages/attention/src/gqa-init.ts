@@ -16,8 +16,9 @@ function cut(
   for (const name of names) into.set(name, all.slice(0, at, (at += shapes.get(name)![0]!)));
 }
 /**
- * Random parameters of a GroupedQueryAttention (see InitOptions): sinks are normal like weights. The q, k and v weights are slices of
- * one tensor, and so are their biases when all three have one, so that one product serves them. Tensors belong to the caller's scope.
+ * Random parameters of a GroupedQueryAttention (see InitOptions): sinks are normal like weights. The q, k and
+ * v weights are slices of one tensor, and so are their biases when all three have one, so that one product
+ * serves them. Tensors belong to the caller's scope.
  */
 export function randomParameters(config: HeadConfig, options: InitOptions): Map<string, Tensor> {
   const { dtype = "float32", engine, seed = 0 } = options;

@@ -21,15 +21,24 @@ export interface GroupedQueryAttentionOptions {
   readonly hiddenSize: number;
   /** Query heads Hq. */
   readonly numHeads: number;
-  /** Key and value heads Hkv, of which numHeads is a multiple: numHeads for multi-head, 1 for multi-query attention. */
+  /**
+   * Key and value heads Hkv, of which numHeads is a multiple: numHeads for multi-head, 1 for multi-query
+   * attention.
+   */
   readonly numKvHeads: number;
   /** Size D of every head. Default hiddenSize / numHeads. */
   readonly headDim?: number | undefined;
   /** Biases of all projections, or of each. Default false. */
   readonly bias?: boolean | ProjectionBias | undefined;
-  /** Rotation of queries and keys; an embedding that is passed in may be shared and stays the caller's. Default none. */
+  /**
+   * Rotation of queries and keys; an embedding that is passed in may be shared and stays the caller's.
+   * Default none.
+   */
   readonly rope?: LayerRopeOptions | RotaryEmbedding | null | undefined;
-  /** Norm of every query and key head, before the rotation (Henry et al. 2020, arXiv:2010.04245; Gemma 3, Qwen 3). Default none. */
+  /**
+   * Norm of every query and key head, before the rotation (Henry et al. 2020, arXiv:2010.04245; Gemma 3, Qwen
+   * 3). Default none.
+   */
   readonly qkNorm?: NormOptions | null | undefined;
   /** A token sees itself and those before it. Default true. */
   readonly isCausal?: boolean | undefined;
@@ -39,7 +48,10 @@ export interface GroupedQueryAttentionOptions {
   readonly softcap?: number | null | undefined;
   /** Factor of q.k. Default 1 / sqrt(headDim). */
   readonly scale?: number | null | undefined;
-  /** A learnt logit per query head, "sinks" [numHeads], joins the softmax's denominator (gpt-oss). Default false. */
+  /**
+   * A learnt logit per query head, "sinks" [numHeads], joins the softmax's denominator (gpt-oss). Default
+   * false.
+   */
   readonly sinks?: boolean | undefined;
   /** Which layer of a cache this one reads and writes. Default 0. */
   readonly layerIndex?: number | undefined;
@@ -106,7 +118,10 @@ function resolveScale(scale: number | null | undefined, headDim: number): number
     throw new ArgumentError(`[${WHAT}] scale must be finite; got ${factor}`, { scale: factor });
   return factor;
 }
-/** The rotation that options call for, made here or the caller's own. Throws ArgumentError when it is wider than a head. */
+/**
+ * The rotation that options call for, made here or the caller's own. Throws ArgumentError when it is wider
+ * than a head.
+ */
 export function resolveRope(o: GroupedQueryAttentionOptions, headDim: number): RotaryEmbedding | undefined {
   if (o.rope === null || o.rope === undefined) return undefined;
   const rope =
@@ -139,7 +154,10 @@ export function resolveHeadConfig(o: GroupedQueryAttentionOptions): HeadConfig {
     layerIndex: wholeNumber(WHAT, "layerIndex", o.layerIndex ?? 0, 0),
   };
 }
-/** Names and shapes of the parameters that a configuration calls for, in the order in which the layer lists them. */
+/**
+ * Names and shapes of the parameters that a configuration calls for, in the order in which the layer lists
+ * them.
+ */
 export function parameterShapes(c: HeadConfig): Map<string, Shape> {
   const wide = c.numHeads * c.headDim;
   const narrow = c.numKvHeads * c.headDim;

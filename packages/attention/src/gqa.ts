@@ -2,6 +2,8 @@ import {
   adopt,
   ArgumentError,
   attention,
+  attentionScores,
+  type AttentionScoresOptions,
   type AttentionVjp,
   attentionVjp,
   type BlockTableReader,
@@ -12,11 +14,15 @@ import {
   rmsNormBackward,
   type ScoreOptions,
   scope,
-  ShapeError,
-  show,
   type Tensor,
   unscoped,
 } from "@heed/tensor";
+import {
+  checkInput,
+  type GroupedQueryAttentionCall,
+  type GroupedQueryAttentionVjpOptions,
+  maskOptions,
+} from "./gqa-call.ts";
 import { randomParameters } from "./gqa-init.ts";
 import {
   type GroupedQueryAttentionAttributes,
@@ -38,23 +44,6 @@ import { checkParameters, checkTrainable, ownParameters, type Parameters } from 
 import { Projections } from "./projections.ts";
 import { type Positions, RotaryEmbedding } from "./rope.ts";
 
-/** What a training call of {@link GroupedQueryAttention} may say. */
-export interface GroupedQueryAttentionVjpOptions {
-  /** Where the tokens stand, for the rotation: see {@link Positions}. Default 0. The mask goes by the order of tokens. */
-  readonly positions?: Positions | undefined;
-  /** Broadcasts to [B, Hq, S, S]: bool (true may attend) or float (added). */
-  readonly attnMask?: Tensor | undefined;
-  /** int32 [B]: tokens in use of each sequence, from the first on; later ones are not seen. Default S. */
-  readonly kvLengths?: Tensor<"int32"> | undefined;
-}
-/** What an inference call of {@link GroupedQueryAttention} may say. */
-export interface GroupedQueryAttentionCall extends GroupedQueryAttentionVjpOptions {
-  /**
-   * The step of a paged cache that x's tokens are: it gives positions and lengths, takes the new keys and values, and the tokens see all
-   * that it holds. Excludes the other options.
-   */
-  readonly cache?: BlockTableReader | undefined;
-}
 type Heads = readonly [q: Tensor<FloatDType>, k: Tensor<FloatDType>, v: Tensor<FloatDType>];
 const WHAT = "GroupedQueryAttention";
 const NORMS = ["q_norm.weight", "k_norm.weight"] as const;
@@ -69,13 +58,15 @@ function joinHeads(t: Tensor): Tensor {
   return t.contiguous().reshape([...t.shape.slice(0, -2), H * D]);
 }
 /**
- * Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): x [B, S, hidden] is projected to Hq query and Hkv key and value
- * heads; queries and keys are normalised (optional) and rotated (optional); query head h attends over key head floor(h * Hkv / Hq); the
- * heads are projected back to [B, S, hidden]. Hkv = Hq is multi-head, Hkv = 1 multi-query attention.
+ * Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): x [B, S, hidden] is projected to Hq query
+ * and Hkv key and value heads; queries and keys are normalised (optional) and rotated (optional); query head
+ * h attends over key head floor(h * Hkv / Hq); the heads are projected back to [B, S, hidden]. Hkv = Hq is
+ * multi-head, Hkv = 1 multi-query attention.
  *
- * Parameters: "q_proj.weight" [Hq * D, hidden], "k_proj.weight" and "v_proj.weight" [Hkv * D, hidden], "o_proj.weight" [hidden, Hq * D],
- * their ".bias", "q_norm.weight" and "k_norm.weight" [D], "sinks" [Hq], as options call for. Where q, k and v weights are neighbours in
- * memory, as {@link create} lays them, one matrix product serves the three.
+ * Parameters: "q_proj.weight" [Hq * D, hidden], "k_proj.weight" and "v_proj.weight" [Hkv * D, hidden],
+ * "o_proj.weight" [hidden, Hq * D], their ".bias", "q_norm.weight" and "k_norm.weight" [D], "sinks" [Hq], as
+ * options call for. Where q, k and v weights are neighbours in memory, as {@link create} lays them, one
+ * matrix product serves the three.
  */
 export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   readonly parameters: ReadonlyMap<string, Tensor>;
@@ -87,8 +78,9 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   readonly #ownsRope: boolean;
 
   /**
-   * A layer over given parameters, whose memory it shares. Throws ArgumentError (a bad option; a parameter that is missing or unknown),
-   * ShapeError, DTypeError, DeviceError, DisposedError, which name the parameter.
+   * A layer over given parameters, whose memory it shares. Throws ArgumentError (a bad option; a parameter
+   * that is missing or unknown), ShapeError, DTypeError, DeviceError, DisposedError, which name the
+   * parameter.
    */
   constructor(options: GroupedQueryAttentionOptions, parameters: Parameters) {
     const config = resolveHeadConfig(options);
@@ -111,7 +103,10 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   ): GroupedQueryAttention {
     return new GroupedQueryAttention(options, parameters);
   }
-  /** A layer with random parameters; see {@link InitOptions}. Throws ArgumentError, ShapeError, OutOfMemoryError. */
+  /**
+   * A layer with random parameters; see {@link InitOptions}. Throws ArgumentError, ShapeError,
+   * OutOfMemoryError.
+   */
   static create(options: GroupedQueryAttentionOptions & InitOptions): GroupedQueryAttention {
     return scope(
       () => new GroupedQueryAttention(options, randomParameters(resolveHeadConfig(options), options)),
@@ -125,8 +120,9 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
     return { operation: WHAT, ...this.config };
   }
   /**
-   * x [B, S, hidden] to [B, S, hidden]. With a cache x may also be ragged, [T, hidden], and B * S (or T) are the step's tokens. A float32 x
-   * takes 16-bit weights. Throws ShapeError, DTypeError, ArgumentError, DeviceError, DisposedError, OutOfMemoryError.
+   * x [B, S, hidden] to [B, S, hidden]. With a cache x may also be ragged, [T, hidden], and B * S (or T) are
+   * the step's tokens. A float32 x takes 16-bit weights. Throws ShapeError, DTypeError, ArgumentError,
+   * DeviceError, DisposedError, OutOfMemoryError.
    */
   forward<D extends FloatDType>(x: Tensor<D>, options: GroupedQueryAttentionCall = {}): Tensor<D> {
     return scope(() => {
@@ -135,6 +131,27 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
       const attended = cache === undefined ? this.#attend(x, options) : this.#attendPaged(x, cache, options);
       const output = this.#out.forward(joinHeads(attended) as Tensor<FloatDType>)[0]!;
       return output.reshape(x.shape) as Tensor as Tensor<D>;
+    });
+  }
+  /**
+   * The scores of x's tokens among themselves at one stage, by default the probabilities: [B, Hq, S, S],
+   * float32 (float64 for float64). For inspection: it takes memory of that size. Same errors as {@link
+   * forward}.
+   */
+  scores(
+    x: Tensor,
+    options: GroupedQueryAttentionVjpOptions & Pick<AttentionScoresOptions, "stage" | "softmaxDtype"> = {},
+  ): Tensor {
+    return scope(() => {
+      checkInput(x, this.config.hiddenSize, undefined);
+      const [q, k, v] = this.#rotate(this.#normalize(this.#project(x)), options.positions);
+      const { stage, softmaxDtype } = options;
+      return attentionScores(q, k, v, {
+        ...this.#scoreOptions(),
+        ...maskOptions(options),
+        stage,
+        softmaxDtype,
+      }).scores;
     });
   }
   #attend(x: Tensor, options: GroupedQueryAttentionVjpOptions): Tensor {
@@ -154,8 +171,8 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
     return pagedAttention(q, cache.view(this.config.layerIndex), this.#scoreOptions());
   }
   /**
-   * {@link forward} with its backward pass, which gives the gradients of x and of every parameter. Parameters must have x's dtype. Same
-   * errors.
+   * {@link forward} with its backward pass, which gives the gradients of x and of every parameter. Parameters
+   * must have x's dtype. Same errors.
    */
   vjp<D extends FloatDType>(x: Tensor<D>, options: GroupedQueryAttentionVjpOptions = {}): LayerVjp<D> {
     return scope(() => {
@@ -192,26 +209,24 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   /** The steps of vjp in reverse. Gradients are written with `=`. */
   #backward(pass: Pass, dOutput: Tensor): LayerGradients {
     const { headDim } = this.config;
-    const gradients = new Map<string, Tensor>(
-      [...this.parameters.keys()].map((name) => [name, undefined as unknown as Tensor]),
-    );
+    const found = new Map<string, Tensor>();
     const out = this.#out.backward(pass.attended, [dOutput]);
     const inner = pass.inner.backward(splitHeads(out.x, headDim) as Tensor<FloatDType>);
     const turned = this.#rotateBack([inner.q, inner.k] as Tensor<FloatDType>[], pass.positions);
     const qk = turned.map((d, i) => {
       if (this.config.qkNorm === null) return d;
       const g = rmsNormBackward(pass.projected[i]!, this.parameters.get(NORMS[i]!)!, d, this.config.qkNorm);
-      gradients.set(NORMS[i]!, g.weight!);
+      found.set(NORMS[i]!, g.weight!);
       return g.x;
     });
     const qkv = this.#qkv.backward(pass.x, [...qk, inner.v].map(joinHeads));
     ["q_proj", "k_proj", "v_proj", "o_proj"].forEach((name, i) => {
       const { weight, bias } = [...qkv.parts, ...out.parts][i]!;
-      gradients.set(`${name}.weight`, weight);
-      if (gradients.has(`${name}.bias`)) gradients.set(`${name}.bias`, bias);
+      found.set(`${name}.weight`, weight).set(`${name}.bias`, bias);
     });
-    if (inner.sinks !== undefined) gradients.set("sinks", cast(inner.sinks, pass.x.dtype));
-    return layerGradients(qkv.x as Tensor<FloatDType>, gradients);
+    if (inner.sinks !== undefined) found.set("sinks", cast(inner.sinks, pass.x.dtype));
+    const named = [...this.parameters.keys()].map((name) => [name, found.get(name)!] as const);
+    return layerGradients(qkv.x as Tensor<FloatDType>, new Map(named));
   }
   /** x [..., hidden] as q [..., Hq, D], k and v [..., Hkv, D]. */
   #project(x: Tensor): Heads {
@@ -264,29 +279,4 @@ interface Pass {
   readonly positions: Positions | undefined;
   readonly inner: AttentionVjp;
   readonly attended: Tensor; // [B, S, Hq * D]
-}
-/** Query i is token i whatever `kvLengths` says, so positions of the mask start at 0. */
-function maskOptions({ attnMask, kvLengths }: GroupedQueryAttentionVjpOptions): {
-  attnMask: Tensor | undefined;
-  kvLengths: Tensor<"int32"> | undefined;
-  queryOffset: number;
-} {
-  return { attnMask, kvLengths, queryOffset: 0 };
-}
-function checkInput(x: Tensor, hiddenSize: number, cache: BlockTableReader | undefined): void {
-  const rankFits = x.rank === 3 || (x.rank === 2 && cache !== undefined);
-  if (!rankFits || x.shape.at(-1) !== hiddenSize) {
-    const ragged = cache === undefined ? "" : ` or [T, ${hiddenSize}]`;
-    throw new ShapeError(`[${WHAT}] x must be [B, S, ${hiddenSize}]${ragged}; got ${show(x)}`, {
-      x: x.shape,
-      hiddenSize,
-    });
-  }
-  const tokens = cache?.positions.size;
-  if (tokens !== undefined && x.size !== tokens * hiddenSize) {
-    throw new ShapeError(`[${WHAT}] x must hold the ${tokens} tokens of the cache's step; got ${show(x)}`, {
-      x: x.shape,
-      tokens,
-    });
-  }
 }

@@ -1,5 +1,5 @@
 /** Attention layers for TypeScript on Bun. */
-export type { GroupedQueryAttentionCall, GroupedQueryAttentionVjpOptions } from "./gqa.ts";
+export type { GroupedQueryAttentionCall, GroupedQueryAttentionVjpOptions } from "./gqa-call.ts";
 export { GroupedQueryAttention } from "./gqa.ts";
 export type {
   GroupedQueryAttentionAttributes,

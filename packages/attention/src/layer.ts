@@ -21,12 +21,15 @@ export interface Layer<Options = undefined> extends Module {
   vjp<D extends FloatDType>(x: Tensor<D>, options?: Options): LayerVjp<D>;
 }
 /**
- * A forward pass that can be differentiated. Several may be open at once, and the layer must outlive them; neither it nor the input may
- * be changed before backward is called. Dispose it when the gradients are taken.
+ * A forward pass that can be differentiated. Several may be open at once, and the layer must outlive them;
+ * neither it nor the input may be changed before backward is called. Dispose it when the gradients are taken.
  */
 export interface LayerVjp<D extends FloatDType = FloatDType> {
   readonly output: Tensor<D>;
-  /** Gradients of sum(dOutput * output); may be called again. Throws ShapeError, DTypeError, DeviceError, DisposedError. */
+  /**
+   * Gradients of sum(dOutput * output); may be called again. Throws ShapeError, DTypeError, DeviceError,
+   * DisposedError.
+   */
   backward(dOutput: Tensor<NoInfer<D>>): LayerGradients<D>;
   /** What the backward pass keeps alive. */
   readonly saved: readonly Tensor[];
@@ -40,7 +43,10 @@ export interface LayerGradients<D extends FloatDType = FloatDType> {
   readonly parameters: ReadonlyMap<string, Tensor>;
   [Symbol.dispose](): void;
 }
-/** How layers are initialised at random: weights are normal with mean 0 and standard deviation 0.02, biases 0, norms the identity. */
+/**
+ * How layers are initialised at random: weights are normal with mean 0 and standard deviation 0.02, biases 0,
+ * norms the identity.
+ */
 export interface InitOptions<D extends FloatDType = FloatDType> {
   /** Default float32. */
   readonly dtype?: D | undefined;

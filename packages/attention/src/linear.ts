@@ -24,15 +24,18 @@ export interface LinearAttributes extends LayerAttributes, LinearLayerOptions {
   readonly operation: "Linear";
   readonly bias: boolean;
 }
-/** y = x @ weight^T + bias for x [..., inFeatures]: parameters "weight" [outFeatures, inFeatures] and "bias" [outFeatures]. */
+/**
+ * y = x @ weight^T + bias for x [..., inFeatures]: parameters "weight" [outFeatures, inFeatures] and "bias"
+ * [outFeatures].
+ */
 export class Linear implements Layer {
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly #attributes: LinearAttributes;
   readonly #projection: Projections;
 
   /**
-   * A layer over given parameters, whose memory it shares. Throws ArgumentError, ShapeError, DTypeError, DeviceError or DisposedError
-   * that names the parameter.
+   * A layer over given parameters, whose memory it shares. Throws ArgumentError, ShapeError, DTypeError,
+   * DeviceError or DisposedError that names the parameter.
    */
   constructor(options: LinearLayerOptions, parameters: Parameters) {
     const inFeatures = wholeNumber("Linear", "inFeatures", options.inFeatures, 1);
@@ -63,7 +66,10 @@ export class Linear implements Layer {
   attributes(): LinearAttributes {
     return this.#attributes;
   }
-  /** x [..., inFeatures] to [..., outFeatures]. A float32 x takes 16-bit weights. Throws ShapeError, DTypeError, DeviceError, DisposedError. */
+  /**
+   * x [..., inFeatures] to [..., outFeatures]. A float32 x takes 16-bit weights. Throws ShapeError,
+   * DTypeError, DeviceError, DisposedError.
+   */
   forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
     return scope(() => this.#projection.forward(x)[0]!);
   }

@@ -45,8 +45,8 @@ export function resolveNorm(
   return { eps: notNegative(what, "eps", o.eps ?? 1e-6), unitOffset: o.unitOffset ?? false };
 }
 /**
- * Root-mean-square norm (Zhang, Sennrich 2019, arXiv:1910.07467) over the last axes: x * rsqrt(mean(x^2) + eps) * weight. One
- * parameter, "weight", of `shape`.
+ * Root-mean-square norm (Zhang, Sennrich 2019, arXiv:1910.07467) over the last axes: x * rsqrt(mean(x^2) +
+ * eps) * weight. One parameter, "weight", of `shape`.
  */
 export class RMSNorm implements Layer {
   readonly parameters: ReadonlyMap<string, Tensor>;
@@ -74,7 +74,10 @@ export class RMSNorm implements Layer {
   attributes(): RMSNormAttributes {
     return this.#attributes;
   }
-  /** x [..., ...shape] to the same. The weight may have any float dtype. Throws ShapeError, DTypeError, DeviceError, DisposedError. */
+  /**
+   * x [..., ...shape] to the same. The weight may have any float dtype. Throws ShapeError, DTypeError,
+   * DeviceError, DisposedError.
+   */
   forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
     return rmsNorm(x, this.parameters.get("weight")!, this.#options());
   }

@@ -17,8 +17,9 @@ export type Parameters = ReadonlyMap<string, Tensor> | Readonly<Record<string, T
 export type ParameterShapes = ReadonlyMap<string, Shape>;
 
 /**
- * Given parameters in the order of `shapes`. Throws, naming the parameter: ArgumentError when one is missing or unknown, ShapeError,
- * DTypeError unless it is a float, DeviceError unless all live on one engine, DisposedError.
+ * Given parameters in the order of `shapes`. Throws, naming the parameter: ArgumentError when one is missing
+ * or unknown, ShapeError, DTypeError unless it is a float, DeviceError unless all live on one engine,
+ * DisposedError.
  */
 export function checkParameters(
   what: string,

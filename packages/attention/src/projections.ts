@@ -54,8 +54,9 @@ function apply(x: Tensor<FloatDType>, { weight, bias }: LinearParameters): Tenso
   return linear(x, weight, { bias: bias && cast(bias, x.dtype) });
 }
 /**
- * Linear maps of one input. Where their weights are neighbours in memory, as slices of one [sum of out, in] tensor are, one matrix
- * product serves them all; else each has its own. Results belong to the caller's scope.
+ * Linear maps of one input. Where their weights are neighbours in memory, as slices of one [sum of out, in]
+ * tensor are, one matrix product serves them all; else each has its own. Results belong to the caller's
+ * scope.
  */
 export class Projections {
   readonly #parts: readonly LinearParameters[];

@@ -1,7 +1,10 @@
 import { ArgumentError } from "@heed/tensor";
 import { positive } from "./check.ts";
 
-/** How a rotation is stretched beyond the context that a model was trained on. Each kind is one member of the union. */
+/**
+ * How a rotation is stretched beyond the context that a model was trained on. Each kind is one member of the
+ * union.
+ */
 export type RopeScaling = NoScaling | LinearScaling | Llama3Scaling;
 /** Frequencies as they are. */
 export interface NoScaling {
@@ -13,9 +16,9 @@ export interface LinearScaling {
   readonly factor: number;
 }
 /**
- * Llama 3.1's rule (Grattafiori et al. 2024, arXiv:2407.21783; Hugging Face `rope_type: "llama3"`): with wavelength w = 2 pi / f and
- * n = originalMaxPositions, f stays where w < n / highFreqFactor, becomes f / factor where w > n / lowFreqFactor, and goes from one to
- * the other in between.
+ * Llama 3.1's rule (Grattafiori et al. 2024, arXiv:2407.21783; Hugging Face `rope_type: "llama3"`): with
+ * wavelength w = 2 pi / f and n = originalMaxPositions, f stays where w < n / highFreqFactor, becomes f /
+ * factor where w > n / lowFreqFactor, and goes from one to the other in between.
  */
 export interface Llama3Scaling {
   readonly type: "llama3";
@@ -41,8 +44,9 @@ const RULES: { readonly [T in RopeScaling["type"]]: Rule<Extract<RopeScaling, { 
   llama3,
 };
 /**
- * Radians per position of each pair, in float64: base^(-2j / rotaryDim) for j < rotaryDim / 2 (Su et al. 2021, arXiv:2104.09864),
- * scaled. Throws ArgumentError for a scaling that it does not know or whose numbers make no sense.
+ * Radians per position of each pair, in float64: base^(-2j / rotaryDim) for j < rotaryDim / 2 (Su et al.
+ * 2021, arXiv:2104.09864), scaled. Throws ArgumentError for a scaling that it does not know or whose numbers
+ * make no sense.
  */
 export function ropeFrequencies(rotaryDim: number, base: number, scaling: RopeScaling): Float64Array {
   checkScaling(scaling);

@@ -26,9 +26,15 @@ export interface RotaryEmbeddingOptions {
   readonly rotaryDim: number;
   /** Default 10000. */
   readonly base?: number | undefined;
-  /** "half" (default): pairs (j, j + rotaryDim / 2), as Hugging Face stores weights. "interleaved": (2j, 2j + 1), as Meta does. */
+  /**
+   * "half" (default): pairs (j, j + rotaryDim / 2), as Hugging Face stores weights. "interleaved": (2j, 2j +
+   * 1), as Meta does.
+   */
   readonly pairing?: "half" | "interleaved" | undefined;
-  /** Positions from this on are errors. Default 2^20. The tables grow up to it as positions call for, so a large one costs nothing. */
+  /**
+   * Positions from this on are errors. Default 2^20. The tables grow up to it as positions call for, so a
+   * large one costs nothing.
+   */
   readonly maxPositions?: number | undefined;
   /** Default none. */
   readonly scaling?: RopeScaling | undefined;
@@ -37,7 +43,10 @@ export interface RotaryEmbeddingOptions {
 export type RotaryEmbeddingConfig = {
   readonly [K in keyof RotaryEmbeddingOptions]-?: Exclude<RotaryEmbeddingOptions[K], undefined>;
 };
-/** Where tokens stand: int32 [B, S], or [S] for all sequences alike, or the number of the first token's position. */
+/**
+ * Where tokens stand: int32 [B, S], or [S] for all sequences alike, or the number of the first token's
+ * position.
+ */
 export type Positions = number | Tensor<"int32">;
 
 interface Tables {
@@ -50,9 +59,9 @@ const FIRST_ROWS = 256; // a table of 256 rows takes 128 KiB for heads of 128
 const CHUNK_ROWS = 4096; // rows computed at a time: the host holds no more than that besides the tables
 
 /**
- * Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pairs of components turn by position * frequency. Angles are computed
- * in float64 and their cosines and sines rounded once to float32 (float64 for float64 tensors). The tables are kept per engine and
- * dtype and grow by doubling. May be shared by layers.
+ * Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pairs of components turn by position *
+ * frequency. Angles are computed in float64 and their cosines and sines rounded once to float32 (float64 for
+ * float64 tensors). The tables are kept per engine and dtype and grow by doubling. May be shared by layers.
  */
 export class RotaryEmbedding {
   readonly #options: RotaryEmbeddingConfig;
@@ -83,8 +92,9 @@ export class RotaryEmbedding {
     return this.#options;
   }
   /**
-   * x [B, S, H, D] (or [T, H, D]) turned at the given positions; position 0 first by default. Throws ArgumentError for a position
-   * outside 0 .. maxPositions - 1, ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   * x [B, S, H, D] (or [T, H, D]) turned at the given positions; position 0 first by default. Throws
+   * ArgumentError for a position outside 0 .. maxPositions - 1, ShapeError, DTypeError, DeviceError,
+   * DisposedError, OutOfMemoryError.
    */
   apply<D extends FloatDType>(x: Tensor<D>, positions: Positions = 0): Tensor<D> {
     return this.#turn(rope, x, positions);
@@ -104,7 +114,10 @@ export class RotaryEmbedding {
       return turn(x, cos, sin, { positions, pairing: this.#options.pairing });
     });
   }
-  /** One more than the largest position; off the host, where positions cannot be read in time, all that are allowed. */
+  /**
+   * One more than the largest position; off the host, where positions cannot be read in time, all that are
+   * allowed.
+   */
   #rowsFor(positions: Tensor<"int32">): number {
     positions.check();
     if (positions.dtype !== "int32") {

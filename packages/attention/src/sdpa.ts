@@ -37,8 +37,9 @@ export type ScaledDotProductAttentionCall = Pick<
   "attnMask" | "attnMaskGradient" | "kvLengths" | "queryOffset" | "alibiSlopes" | "sinks" | "fused"
 >;
 /**
- * Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) as a module without parameters. The last query stands at the last
- * key, so a causal module continues a cache; PyTorch's top-left alignment is `queryOffset: 0`, the same where S = Sk.
+ * Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) as a module without parameters. The
+ * last query stands at the last key, so a causal module continues a cache; PyTorch's top-left alignment is
+ * `queryOffset: 0`, the same where S = Sk.
  */
 export class ScaledDotProductAttention implements Module {
   readonly parameters: ReadonlyMap<string, Tensor> = new Map();
@@ -58,7 +59,10 @@ export class ScaledDotProductAttention implements Module {
   attributes(): ScaledDotProductAttentionAttributes {
     return { operation: "ScaledDotProductAttention", ...this.#options };
   }
-  /** Output for q [B, S, Hq, D], k [B, Sk, Hkv, D], v [B, Sk, Hkv, Dv] (or [B, H, S, D] by `layout`). Errors as `attention`. */
+  /**
+   * Output for q [B, S, Hq, D], k [B, Sk, Hkv, D], v [B, Sk, Hkv, Dv] (or [B, H, S, D] by `layout`). Errors
+   * as `attention`.
+   */
   forward<D extends FloatDType>(
     q: Tensor<D>,
     k: Tensor<NoInfer<D>>,
@@ -67,7 +71,10 @@ export class ScaledDotProductAttention implements Module {
   ): Tensor<D> {
     return attention(q, k, v, { ...options, ...this.#options });
   }
-  /** {@link forward} with its backward pass, which gives the gradients of q, k, v and, on request, the mask and the sinks. */
+  /**
+   * {@link forward} with its backward pass, which gives the gradients of q, k, v and, on request, the mask
+   * and the sinks.
+   */
   vjp<D extends FloatDType>(
     q: Tensor<D>,
     k: Tensor<NoInfer<D>>,

@@ -1,7 +1,7 @@
 /** Runs what might end a process in one of its own. */
 export interface Outcome {
   readonly exitCode: number | null;
-  readonly signal: string | undefined;
+  readonly signal: string;
   /** Standard output and errors. */
   readonly text: string;
 }
@@ -13,7 +13,7 @@ export function bun(args: readonly string[], env: Readonly<Record<string, string
     stdout: "pipe",
     stderr: "pipe",
   });
-  return { exitCode, signal: signalCode, text: `${stdout.toString()}${stderr.toString()}` };
+  return { exitCode, signal: String(signalCode ?? "none"), text: `${stdout.toString()}${stderr.toString()}` };
 }
 /** Throws, with all that the child said, unless it ended well and ran at least `atLeast` tests. */
 export function expectTestsPass(file: string, env: Readonly<Record<string, string>>, atLeast: number): void {

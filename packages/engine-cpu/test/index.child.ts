@@ -1,6 +1,7 @@
 /** Imports the package as if on a platform without a library, and prints what it offers. */
+export {};
 Object.defineProperty(process, "platform", { value: "plan9" });
-const { cpu, floorReason } = await import("../src/index.ts");
+const api = await import("../src/index.ts");
 const { engineNames, getEngine, matmul, tensor } = await import("@heed/tensor");
 
 using a = tensor([[1, 2]]);
@@ -8,11 +9,12 @@ using b = tensor([[3], [4]]);
 using c = matmul(a, b);
 let refusal: unknown;
 try {
-  cpu();
+  api.cpu();
 } catch (error) {
   refusal = { code: (error as { code: string }).code, message: (error as Error).message };
 }
 const { name, description } = getEngine();
+const { floorReason } = api;
 console.log(
   JSON.stringify({ names: engineNames(), name, description, floorReason, product: c.data[0], refusal }),
 );

@@ -16,12 +16,18 @@ export class BlockPool {
   readonly #previous: Int32Array; // [count + 1]
   readonly #references: Int32Array; // [count + 1]
   #free = 0;
-  /** A pool with every page free, in ascending order. */
+  /** A pool with every page free, in ascending order. Throws OutOfMemoryError. */
   constructor(count: number) {
     this.count = count;
-    this.#next = new Int32Array(count + 1);
-    this.#previous = new Int32Array(count + 1);
-    this.#references = new Int32Array(count + 1);
+    try {
+      this.#next = new Int32Array(count + 1);
+      this.#previous = new Int32Array(count + 1);
+      this.#references = new Int32Array(count + 1);
+    } catch {
+      throw new OutOfMemoryError(`[kvcache] no memory for the books of ${count} pages; use larger pages`, {
+        count,
+      });
+    }
     this.reset();
   }
   /** Number of free pages. */

@@ -50,10 +50,10 @@ export function roundArray(dtype: FloatDType, x: ArrayLike<number>): Float64Arra
 
 /** The typed array that stores each dtype; bfloat16 is stored as its bits. */
 export interface FloatStorage {
-  readonly float64: Float64Array;
-  readonly float32: Float32Array;
-  readonly float16: Float16Array;
-  readonly bfloat16: Uint16Array;
+  readonly float64: Float64Array<ArrayBuffer>;
+  readonly float32: Float32Array<ArrayBuffer>;
+  readonly float16: Float16Array<ArrayBuffer>;
+  readonly bfloat16: Uint16Array<ArrayBuffer>;
 }
 
 /** The elements of `x`, rounded to `dtype`, in the array that stores it. */

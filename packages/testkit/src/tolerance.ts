@@ -54,6 +54,13 @@ export interface FusedBoundInput {
   readonly name?: string | undefined;
   /** Allowed multiple of the composed form's error. Default 2; an exception must say why at its call. */
   readonly factor?: number | undefined;
+  /**
+   * Magnitude of the terms that were summed, where they may cancel to less: roundings are of that size. Default, and at
+   * least, the largest |oracle|.
+   */
+  readonly termScale?: number | undefined;
+  /** By how much an error in an intermediate result grows, as a score's does in the softmax. At least 1, the default. */
+  readonly conditioning?: number | undefined;
 }
 
 /** Outcome of {@link fusedBound}: errors are absolute, the largest over finite elements. */
@@ -69,16 +76,16 @@ export interface FusedBound {
 
 /**
  * Judges a kernel by its error: at most `factor` times that of the composed form, plus a floor of one rounding at
- * the store and eight in accumulation, scaled with the oracle's largest magnitude. The floor covers a composed
+ * the store and eight in accumulation, of terms as large as `termScale` says. The floor covers a composed
  * form that happens to be exact; eight roundings is the spread of a different but equally good order of summation.
  * NaNs and infinities of fused and composed must stand where the oracle's do.
  */
 export function fusedBound(input: FusedBoundInput): FusedBound {
-  const { dtype, shape, name = "fused", factor = 2 } = input;
+  const { dtype, shape, name = "fused", factor = 2, termScale = 0, conditioning = 1 } = input;
   const fused = compare(input.fused, input.oracle);
   const composed = compare(input.composed, input.oracle);
   const { storage, accumulation } = toleranceFor(dtype);
-  const floor = (storage + 8 * accumulation) * fused.magnitude;
+  const floor = (storage + 8 * accumulation * conditioning) * Math.max(fused.magnitude, termScale);
   const bound = factor * composed.maxAbs + floor;
   const structural = fused.mismatch ?? composed.mismatch;
   const ok = structural === undefined && fused.maxAbs <= bound;

@@ -10,14 +10,14 @@ import { TestkitError } from "./errors.ts";
 
 /** Arrays that hold tensor data; bfloat16 as its bits, booleans as bytes. */
 interface VectorArrays {
-  readonly float64: Float64Array;
-  readonly float32: Float32Array;
-  readonly float16: Float16Array;
-  readonly bfloat16: Uint16Array;
-  readonly int64: BigInt64Array;
-  readonly int32: Int32Array;
-  readonly uint8: Uint8Array;
-  readonly bool: Uint8Array;
+  readonly float64: Float64Array<ArrayBuffer>;
+  readonly float32: Float32Array<ArrayBuffer>;
+  readonly float16: Float16Array<ArrayBuffer>;
+  readonly bfloat16: Uint16Array<ArrayBuffer>;
+  readonly int64: BigInt64Array<ArrayBuffer>;
+  readonly int32: Int32Array<ArrayBuffer>;
+  readonly uint8: Uint8Array<ArrayBuffer>;
+  readonly bool: Uint8Array<ArrayBuffer>;
 }
 
 /** The dtypes a vector may have, under the library's names. */

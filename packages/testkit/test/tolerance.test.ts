@@ -31,6 +31,14 @@ describe("fusedBound", () => {
     expect(floor / 4).toBeLessThan(1.01 * unitRoundoff.bfloat16);
   });
 
+  test("terms that cancel, and errors that grow, raise the floor", () => {
+    const input = { fused: oracle, composed: oracle, oracle, dtype: "float32" } as const;
+    const u = unitRoundoff.float32;
+    expect(fusedBound({ ...input, termScale: 100 }).floor).toBe(9 * u * 100);
+    expect(fusedBound({ ...input, termScale: 1 }).floor).toBe(9 * u * 4);
+    expect(fusedBound({ ...input, conditioning: 3 }).floor).toBe(25 * u * 4);
+  });
+
   test("NaN in either form fails however bad the other is", () => {
     const bad = [1, NaN, 2];
     expect(fusedBound({ fused: bad, composed: bad, oracle, dtype: "float32" }).ok).toBe(false);

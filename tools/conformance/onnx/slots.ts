@@ -15,7 +15,7 @@ export interface OnnxInputs {
 export function onnxInputs(set: VectorSet<OnnxCase>, { name, inputs }: OnnxCase, engine: Engine): OnnxInputs {
   const optional = (slot: string): Tensor | undefined => {
     const found = inputs[slot];
-    return found && upload(set.tensor(found.tensor), engine);
+    return found ? upload(set.tensor(found.tensor), engine) : undefined;
   };
   return {
     optional,

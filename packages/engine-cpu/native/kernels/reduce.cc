@@ -25,9 +25,9 @@ template <class A, class W> struct PlainSum {
   using Wide = W;
   static constexpr int kParts = 1;
   static constexpr A kIdentity = 0;
-  template <class V> static HEED_INLINE void Add(V (&state)[1], V x) { state[0] += x; }
-  template <class V> static HEED_INLINE void Merge(V (&state)[1], const V (&other)[1]) { state[0] += other[0]; }
-  static HEED_INLINE W Result(const W (&state)[1]) { return state[0]; }
+  template <class V> static HEED_ALWAYS_INLINE void Add(V (&state)[1], V x) { state[0] += x; }
+  template <class V> static HEED_ALWAYS_INLINE void Merge(V (&state)[1], const V (&other)[1]) { state[0] += other[0]; }
+  static HEED_ALWAYS_INLINE W Result(const W (&state)[1]) { return state[0]; }
 };
 template <class A> struct Sum;
 template <> struct Sum<float> : PlainSum<float, double> {};
@@ -37,16 +37,16 @@ template <> struct Sum<double> {
   using Wide = double;
   static constexpr int kParts = 2;  // the running sum, and the sum of its rounding errors
   static constexpr double kIdentity = 0;
-  template <class V> static HEED_INLINE void Add(V (&state)[2], V x) {
+  template <class V> static HEED_ALWAYS_INLINE void Add(V (&state)[2], V x) {
     const V sum = state[0] + x, shadow = sum - state[0];
     state[1] += (state[0] - (sum - shadow)) + (x - shadow);
     state[0] = sum;
   }
-  template <class V> static HEED_INLINE void Merge(V (&state)[2], const V (&other)[2]) {
+  template <class V> static HEED_ALWAYS_INLINE void Merge(V (&state)[2], const V (&other)[2]) {
     Add(state, other[0]);
     state[1] += other[1];
   }
-  static HEED_INLINE double Result(const double (&state)[2]) {
+  static HEED_ALWAYS_INLINE double Result(const double (&state)[2]) {
     return state[1] - state[1] == 0 ? state[0] + state[1] : state[0];  // an infinite sum has NaN errors
   }
 };
@@ -56,12 +56,12 @@ template <class A, bool kLargest> struct Extreme {
   static constexpr A kLowest = kIsFloat<A> ? static_cast<A>(-__builtin_inf()) : kSame<A, int32_t> ? static_cast<A>(INT32_MIN) : static_cast<A>(INT64_MIN);
   static constexpr A kHighest = kIsFloat<A> ? static_cast<A>(__builtin_inf()) : kSame<A, int32_t> ? static_cast<A>(INT32_MAX) : static_cast<A>(INT64_MAX);
   static constexpr A kIdentity = kLargest ? kLowest : kHighest;
-  template <class V> static HEED_INLINE void Add(V (&state)[1], V x) {
+  template <class V> static HEED_ALWAYS_INLINE void Add(V (&state)[1], V x) {
     if constexpr (kLargest) state[0] = (state[0] > x) | (state[0] != state[0]) ? state[0] : x;
     else state[0] = (state[0] < x) | (state[0] != state[0]) ? state[0] : x;
   }
-  template <class V> static HEED_INLINE void Merge(V (&state)[1], const V (&other)[1]) { Add(state, other[0]); }
-  static HEED_INLINE A Result(const A (&state)[1]) { return state[0]; }
+  template <class V> static HEED_ALWAYS_INLINE void Merge(V (&state)[1], const V (&other)[1]) { Add(state, other[0]); }
+  static HEED_ALWAYS_INLINE A Result(const A (&state)[1]) { return state[0]; }
 };
 template <class A> struct Largest : Extreme<A, true> {};
 template <class A> struct Smallest : Extreme<A, false> {};
@@ -103,18 +103,18 @@ template <class T, template <class> class Reducer> struct Fold {
   using State = Vec<Wide>[kParts];
   struct Scalar { Wide at[kParts]; };
 
-  static HEED_INLINE void Clear(State& state) {
+  static HEED_ALWAYS_INLINE void Clear(State& state) {
     for (int part = 0; part < kParts; part++) state[part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
   }
-  static HEED_INLINE Scalar Identity() {
+  static HEED_ALWAYS_INLINE Scalar Identity() {
     Scalar s = {};
     s.at[0] = static_cast<Wide>(R::kIdentity);
     return s;
   }
-  static HEED_INLINE A Result(const Scalar& s) { return static_cast<A>(R::Result(s.at)); }
+  static HEED_ALWAYS_INLINE A Result(const Scalar& s) { return static_cast<A>(R::Result(s.at)); }
 
   /// Folds n elements, `step` bytes apart, into one state.
-  static HEED_NOINLINE void Row(const char* p, int64_t step, int64_t n, Scalar& into) {
+  static __attribute__((noinline)) void Row(const char* p, int64_t step, int64_t n, Scalar& into) {
     State chain[kChains];
     HEED_UNROLL for (int c = 0; c < kChains; c++) Clear(chain[c]);
     Buffer<A> buffer;
@@ -138,7 +138,7 @@ template <class T, template <class> class Reducer> struct Fold {
     R::Merge(into.at, lanes[0].at);
   }
   /// Adds n <= kBlock elements to n states, stored part after part.
-  static HEED_NOINLINE void Column(const char* p, int64_t step, int64_t n, Wide* states) {
+  static __attribute__((noinline)) void Column(const char* p, int64_t step, int64_t n, Wide* states) {
     Buffer<A> buffer;
     const A* x = Fetch<T>(p, step, n, buffer.at);
     for (int64_t i = 0; i < n; i += W) {
@@ -273,14 +273,22 @@ template <class T, template <class> class Reducer> int FoldColumns(const Plan& p
   }
   return HEED_OK;
 }
+/// The sum of nothing.
+template <class T> int FoldNothing(const Plan& plan) {
+  Cursor<2> cursor(plan.kept, plan.kept.rank, 0);
+  for (int64_t i = 0; i < plan.kept.size; i++, cursor.Next()) *reinterpret_cast<T*>(cursor.Data(1)) = FromFloat<T>(Acc<T>{});
+  return HEED_OK;
+}
 template <template <class> class Reducer> int Dispatch(const heed_reduce& p) {
   const Plan plan = MakePlan(p);
   if (plan.kept.size == 0) return HEED_OK;
-  if (plan.reduced.size == 0) return Fail(HEED_INVALID, "[reduce] nothing to reduce: an axis has length 0");
-  return DispatchNumber(p.x.dtype, Fail(HEED_UNSUPPORTED, "[reduce] not defined for dtype %d", p.x.dtype), [&](auto tag) {
+  if (plan.reduced.size == 0 && p.op != HEED_REDUCE_SUM) return Fail(HEED_INVALID, "[reduce] the max or min of nothing is not defined");
+  const int status = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
     using T = typename decltype(tag)::type;
+    if (plan.reduced.size == 0) return FoldNothing<T>(plan);
     return plan.inner_reduced ? FoldRows<T, Reducer>(plan) : FoldColumns<T, Reducer>(plan);
   });
+  return status == HEED_UNSUPPORTED ? Fail(status, "[reduce] not defined for dtype %d", p.x.dtype) : status;
 }
 }  // namespace
 

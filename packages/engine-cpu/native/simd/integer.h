@@ -19,12 +19,12 @@ template <> struct Lanes<int64_t> {
 };
 HEED_INLINE int32_t ToFloat(int32_t x) { return x; }
 HEED_INLINE int64_t ToFloat(int64_t x) { return x; }
-template <> HEED_SPECIALIZED int32_t FromFloat<int32_t>(int32_t x) { return x; }
-template <> HEED_SPECIALIZED int64_t FromFloat<int64_t>(int64_t x) { return x; }
-template <> HEED_SPECIALIZED Vec<int32_t> LoadAs<int32_t>(const int32_t* p) { return Load(p); }
-template <> HEED_SPECIALIZED Vec<int64_t> LoadAs<int64_t>(const int64_t* p) { return Load(p); }
-template <> HEED_SPECIALIZED void StoreAs<int32_t>(int32_t* p, Vec<int32_t> x) { Store(p, x); }
-template <> HEED_SPECIALIZED void StoreAs<int64_t>(int64_t* p, Vec<int64_t> x) { Store(p, x); }
+template <> HEED_ALWAYS_INLINE int32_t FromFloat<int32_t>(int32_t x) { return x; }
+template <> HEED_ALWAYS_INLINE int64_t FromFloat<int64_t>(int64_t x) { return x; }
+template <> HEED_ALWAYS_INLINE Vec<int32_t> LoadAs<int32_t>(const int32_t* p) { return Load(p); }
+template <> HEED_ALWAYS_INLINE Vec<int64_t> LoadAs<int64_t>(const int64_t* p) { return Load(p); }
+template <> HEED_ALWAYS_INLINE void StoreAs<int32_t>(int32_t* p, Vec<int32_t> x) { Store(p, x); }
+template <> HEED_ALWAYS_INLINE void StoreAs<int64_t>(int64_t* p, Vec<int64_t> x) { Store(p, x); }
 
 template <class T> constexpr bool kIsFloat = static_cast<Acc<T>>(0.5) != static_cast<Acc<T>>(0);
 template <class A, class B> constexpr bool kSame = false;

@@ -47,21 +47,21 @@ HEED_INLINE Float16 ToFloat16(float x) {
 #endif
 }
 template <class T> HEED_INLINE T FromFloat(Acc<T> x);
-template <> HEED_SPECIALIZED float FromFloat<float>(float x) { return x; }
-template <> HEED_SPECIALIZED double FromFloat<double>(double x) { return x; }
-template <> HEED_SPECIALIZED BFloat16 FromFloat<BFloat16>(float x) { return ToBFloat16(x); }
-template <> HEED_SPECIALIZED Float16 FromFloat<Float16>(float x) { return ToFloat16(x); }
+template <> HEED_ALWAYS_INLINE float FromFloat<float>(float x) { return x; }
+template <> HEED_ALWAYS_INLINE double FromFloat<double>(double x) { return x; }
+template <> HEED_ALWAYS_INLINE BFloat16 FromFloat<BFloat16>(float x) { return ToBFloat16(x); }
+template <> HEED_ALWAYS_INLINE Float16 FromFloat<Float16>(float x) { return ToFloat16(x); }
 
 /// Width<Acc<T>> consecutive elements in the accumulator type.
 template <class T> HEED_INLINE Vec<Acc<T>> LoadAs(const T* p);
-template <> HEED_SPECIALIZED Vec<float> LoadAs<float>(const float* p) { return Load(p); }
-template <> HEED_SPECIALIZED Vec<double> LoadAs<double>(const double* p) { return Load(p); }
-template <> HEED_SPECIALIZED Vec<float> LoadAs<BFloat16>(const BFloat16* p) {
+template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<float>(const float* p) { return Load(p); }
+template <> HEED_ALWAYS_INLINE Vec<double> LoadAs<double>(const double* p) { return Load(p); }
+template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<BFloat16>(const BFloat16* p) {
   typedef uint16_t Half __attribute__((vector_size(kVecBytes / 2), aligned(2), may_alias));
   typedef uint32_t Full __attribute__((vector_size(kVecBytes)));
   return BitCast<Vec<float>>(__builtin_convertvector(*reinterpret_cast<const Half*>(p), Full) << 16);
 }
-template <> HEED_SPECIALIZED Vec<float> LoadAs<Float16>(const Float16* p) {
+template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<Float16>(const Float16* p) {
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__)
@@ -80,16 +80,16 @@ template <class T> HEED_INLINE Vec<Acc<T>> LoadFirstAs(const T* p, int64_t n) {
 }
 /// Rounds once to the storage type, to nearest even.
 template <class T> HEED_INLINE void StoreAs(T* p, Vec<Acc<T>> x);
-template <> HEED_SPECIALIZED void StoreAs<float>(float* p, Vec<float> x) { Store(p, x); }
-template <> HEED_SPECIALIZED void StoreAs<double>(double* p, Vec<double> x) { Store(p, x); }
-template <> HEED_SPECIALIZED void StoreAs<BFloat16>(BFloat16* p, Vec<float> x) {
+template <> HEED_ALWAYS_INLINE void StoreAs<float>(float* p, Vec<float> x) { Store(p, x); }
+template <> HEED_ALWAYS_INLINE void StoreAs<double>(double* p, Vec<double> x) { Store(p, x); }
+template <> HEED_ALWAYS_INLINE void StoreAs<BFloat16>(BFloat16* p, Vec<float> x) {
   typedef uint16_t Half __attribute__((vector_size(kVecBytes / 2), aligned(2), may_alias));
   typedef uint32_t Full __attribute__((vector_size(kVecBytes)));
   const Full u = BitCast<Full>(x);
   const Full rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
   *reinterpret_cast<Half*>(p) = __builtin_convertvector((u & 0x7fffffff) > 0x7f800000 ? nan : rounded, Half);
 }
-template <> HEED_SPECIALIZED void StoreAs<Float16>(Float16* p, Vec<float> x) {
+template <> HEED_ALWAYS_INLINE void StoreAs<Float16>(Float16* p, Vec<float> x) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)x, 0));
 #elif defined(__F16C__)

@@ -9,7 +9,7 @@
 #define HEED_ISA v2
 #endif
 #define HEED_INLINE static inline __attribute__((always_inline))
-// A specialisation takes no `static`; the namespace keeps the levels apart.
-#define HEED_SPECIALIZED inline __attribute__((always_inline))
+// For specialisations, which take no `static` (the namespace keeps the levels apart), and for static members.
+#define HEED_ALWAYS_INLINE inline __attribute__((always_inline))
 #define HEED_NOINLINE static __attribute__((noinline))
 #define HEED_UNROLL _Pragma("GCC unroll 16")

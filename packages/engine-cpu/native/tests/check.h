@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <initializer_list>
+#pragma GCC diagnostic ignored "-Wrestrict"  // GCC 12 sees an overlap in std::string::operator= (its bug 105329)
 #include <string>
 #include <vector>
 

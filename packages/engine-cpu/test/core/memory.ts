@@ -47,6 +47,21 @@ export function memorySuite(engine: Engine): void {
       t[Symbol.dispose]();
       expect(moved.byteLength).toBeGreaterThanOrEqual(16);
     });
+    test("an operand whose memory is gone is refused before anything is computed", () => {
+      using out = allocate(engine, "float32", [4]);
+      out.data.fill(7);
+      const disposed = allocate(engine, "float32", [4]);
+      disposed[Symbol.dispose]();
+      using moved = allocate(engine, "float32", [4]);
+      moved.data.buffer.transfer();
+      for (const gone of [disposed, moved]) {
+        expect(() => engine.unary("neg", gone, out)).toThrow(DisposedError);
+        expect(() => engine.binary("add", out, gone, out)).toThrow(DisposedError);
+        expect(() => engine.copy(gone, out)).toThrow(DisposedError);
+        expect(() => engine.copy(out, gone)).toThrow(DisposedError);
+      }
+      expect(Array.from(out.data)).toEqual([7, 7, 7, 7]);
+    });
     test("more memory than there is throws OutOfMemoryError", () => {
       expect(() => allocate(engine, "float64", [2 ** 46])).toThrow(OutOfMemoryError);
       expect(() => engine.alloc(2 ** 52)).toThrow(OutOfMemoryError);

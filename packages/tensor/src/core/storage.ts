@@ -51,6 +51,14 @@ export function trackLeaks(): LeakTracker {
     [Symbol.dispose]: () => void trackers.delete(live),
   };
 }
+/** The present stack, deep enough to reach the caller of a fused operation. */
+function allocationStack(): string {
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 50;
+  const stack = new Error("allocated here").stack ?? "";
+  Error.stackTraceLimit = limit;
+  return stack;
+}
 // A storage that became unreachable without a dispose: its memory went with its ArrayBuffer, the books follow here.
 const collected = new FinalizationRegistry<{ byteLength: number }>(({ byteLength }) => {
   storages--;
@@ -70,7 +78,7 @@ export class Storage {
     if (bytes > peakBytes) peakBytes = bytes;
     collected.register(this, { byteLength }, this);
     if (trackers.size > 0) {
-      const stack = new Error("allocated here").stack ?? "";
+      const stack = allocationStack();
       for (const live of trackers) live.set(this, stack);
     }
   }

@@ -1,6 +1,6 @@
 import type { Engine } from "../engine/engine.ts";
 import { DTYPES, type DType, type DTypeArrays } from "./dtype.ts";
-import { DeviceError, DisposedError, ShapeError } from "./errors.ts";
+import { DeviceError, DisposedError, DTypeError, ShapeError } from "./errors.ts";
 import {
   broadcastStrides,
   checkShape,
@@ -200,7 +200,9 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   /** An axis of length 1 inserted before `axis` (0 .. rank, or negative from the end). */
   unsqueeze(axis: number): Tensor<D> {
     const a = normalizeAxis(axis, this.rank + 1, "unsqueeze");
-    return this.#view(this.shape.toSpliced(a, 0, 1), this.strides.toSpliced(a, 0, 0), this.offset);
+    const shape = this.shape.toSpliced(a, 0, 1);
+    checkShape(shape, "unsqueeze");
+    return this.#view(shape, this.strides.toSpliced(a, 0, 0), this.offset);
   }
   /** An axis of length 1 removed. Throws ShapeError when it is longer. */
   squeeze(axis: number): Tensor<D> {
@@ -232,8 +234,17 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
 export function show(t: { readonly dtype: DType; readonly shape: Shape }): string {
   return `${t.dtype}[${t.shape.join(", ")}]`;
 }
-/** An uninitialised contiguous tensor. Throws ShapeError, OutOfMemoryError. */
+/** Throws DTypeError unless `dtype` is one of {@link DType}. */
+export function checkDType(dtype: DType): void {
+  if (Object.hasOwn(DTYPES, dtype)) return;
+  throw new DTypeError(
+    `[tensor] there is no dtype ${String(dtype)}; known: ${Object.keys(DTYPES).join(", ")}`,
+    { dtype },
+  );
+}
+/** An uninitialised contiguous tensor. Throws DTypeError, ShapeError, OutOfMemoryError. */
 export function allocate<D extends DType, S extends Shape>(engine: Engine, dtype: D, shape: S): Tensor<D, S> {
+  checkDType(dtype);
   checkShape(shape, "allocate");
   const bytes = sizeOf(shape) * DTYPES[dtype].bytes;
   const storage = new Storage(engine.alloc(bytes), bytes);

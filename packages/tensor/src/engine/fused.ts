@@ -4,7 +4,7 @@ import type { LinearPlan } from "../fused/linear/plan.ts";
 import type { PagedAttentionPlan } from "../fused/paged-attention/plan.ts";
 import type { RmsNormBackwardPlan, RmsNormPlan } from "../fused/rms-norm/plan.ts";
 import type { RopePlan } from "../fused/rope/plan.ts";
-import { UnsupportedError } from "../core/errors.ts";
+import { ArgumentError, UnsupportedError } from "../core/errors.ts";
 import type { Engine } from "./engine.ts";
 
 /** A kernel for one fused operation. */
@@ -30,7 +30,9 @@ export interface FusedOps {
  */
 export type FusedMode = "auto" | "require" | "off";
 
-/** Runs `plan` on the engine's kernel or in the composed form, as `mode` says. Throws UnsupportedError. */
+const MODES: Readonly<Record<FusedMode, true>> = { auto: true, require: true, off: true };
+
+/** Runs `plan` on the engine's kernel or in the composed form, as `mode` says. Throws UnsupportedError, ArgumentError. */
 export function dispatch<K extends keyof FusedOps, Plan>(
   engine: Engine,
   name: K,
@@ -38,6 +40,11 @@ export function dispatch<K extends keyof FusedOps, Plan>(
   composed: (plan: Plan) => void,
   mode: FusedMode = "auto",
 ): void {
+  if (!Object.hasOwn(MODES, mode)) {
+    throw new ArgumentError(`[${name}] fused must be "auto", "require" or "off"; got ${String(mode)}`, {
+      fused: mode,
+    });
+  }
   const op = mode === "off" ? undefined : (engine.fused[name] as FusedOp<Plan> | undefined);
   const refusal = op === undefined ? `engine "${engine.name}" has no kernel for it` : op.refusal(plan);
   if (op !== undefined && refusal === undefined) op.run(plan);

@@ -1,7 +1,7 @@
 import { DTYPES, type DType, type DTypeArrays, toBFloat16 } from "../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../core/errors.ts";
-import { checkShape, type Shape, sizeOf } from "../core/shape.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { checkShape, MAX_RANK, type Shape, sizeOf } from "../core/shape.ts";
+import { allocate, checkDType, show, type Tensor } from "../core/tensor.ts";
 import type { Engine } from "../engine/engine.ts";
 import { getEngine } from "../engine/registry.ts";
 
@@ -30,8 +30,22 @@ function dtypeOfArray(a: ArrayBufferView): DType | undefined {
 function shapeOfNested(values: Nested): number[] {
   const shape: number[] = [];
   for (let v = values; typeof v !== "number"; v = v[0] ?? 0) {
+    if (!Array.isArray(v)) {
+      throw new ArgumentError(
+        `[tensor] takes numbers, nested lists of numbers or a typed array; got ${typeof v}`,
+        {
+          type: typeof v,
+        },
+      );
+    }
     shape.push(v.length);
     if (v.length === 0) break;
+    // A list that contains itself has no end.
+    if (shape.length > MAX_RANK) {
+      throw new ShapeError(`[tensor] rank must be at most ${MAX_RANK}; the lists are nested deeper`, {
+        shape,
+      });
+    }
   }
   return shape;
 }
@@ -42,6 +56,11 @@ function flatten(values: Nested, shape: Shape, axis: number, into: number[]): vo
     into.push(values);
     return;
   }
+  if (!Array.isArray(values)) {
+    throw new ArgumentError(`[tensor] takes nested lists of numbers; one element is ${typeof values}`, {
+      type: typeof values,
+    });
+  }
   if (values.length !== shape[axis]) {
     throw new ShapeError(
       `[tensor] nested rows must have one length: axis ${axis} has ${shape[axis]} and ${values.length}`,
@@ -50,12 +69,22 @@ function flatten(values: Nested, shape: Shape, axis: number, into: number[]): vo
   }
   for (const v of values) flatten(v, shape, axis + 1, into);
 }
-/** Numbers converted to the typed array of a dtype; bfloat16 rounds to nearest even. */
+const INTEGER_RANGE = { int32: [-(2 ** 31), 2 ** 31 - 1], uint8: [0, 255] } as const;
+/** Toward zero, saturating, NaN as 0: as {@link cast} converts. */
+function toInteger(x: number, low: number, high: number): number {
+  return Math.trunc(Math.min(Math.max(x, low), high)) || 0;
+}
+function toInt64(x: number): bigint {
+  return x >= 2 ** 63 ? 2n ** 63n - 1n : BigInt(toInteger(x, -(2 ** 63), 2 ** 63));
+}
+/** Numbers converted to the typed array of a dtype, each with one rounding, as {@link cast} would. */
 function encode<D extends DType>(values: ArrayLike<number>, dtype: D): DTypeArrays[D] {
   const out = new DTYPES[dtype].array(values.length) as DTypeArrays[DType];
-  if (out instanceof BigInt64Array)
-    for (let i = 0; i < out.length; i++) out[i] = BigInt(Math.trunc(values[i]!));
-  else if (dtype === "bfloat16") for (let i = 0; i < out.length; i++) out[i] = toBFloat16(values[i]!);
+  if (out instanceof BigInt64Array) for (let i = 0; i < out.length; i++) out[i] = toInt64(values[i]!);
+  else if (dtype === "int32" || dtype === "uint8") {
+    const [low, high] = INTEGER_RANGE[dtype as "int32" | "uint8"];
+    for (let i = 0; i < out.length; i++) out[i] = toInteger(values[i]!, low, high);
+  } else if (dtype === "bfloat16") for (let i = 0; i < out.length; i++) out[i] = toBFloat16(values[i]!);
   else if (dtype === "bool") for (let i = 0; i < out.length; i++) out[i] = values[i] === 0 ? 0 : 1;
   else for (let i = 0; i < out.length; i++) out[i] = values[i]!;
   return out as DTypeArrays[D];
@@ -63,7 +92,7 @@ function encode<D extends DType>(values: ArrayLike<number>, dtype: D): DTypeArra
 /**
  * A tensor with a copy of the given elements: nested numbers, or a flat typed array or list with a shape (default: rank 1).
  * Typed arrays must be of the dtype's own type (Uint16Array for bfloat16, Uint8Array for bool).
- * Throws ShapeError, DTypeError, OutOfMemoryError.
+ * Throws ShapeError, DTypeError, ArgumentError (neither numbers nor lists), OutOfMemoryError.
  */
 export function tensor<D extends DType = "float32">(
   values: Nested | DTypeArrays[D] | Float32Array | Float64Array,
@@ -74,6 +103,7 @@ export function tensor<D extends DType = "float32">(
   let host: DTypeArrays[DType];
   let own: number[];
   let dtype: DType;
+  if (options.dtype !== undefined) checkDType(options.dtype);
   if (ArrayBuffer.isView(values)) {
     dtype = options.dtype ?? dtypeOfArray(values) ?? "bfloat16";
     if (!(values instanceof DTYPES[dtype].array)) {
@@ -110,7 +140,10 @@ export function tensor<D extends DType = "float32">(
   return out;
 }
 /** A tensor without initial values. */
-export function empty<D extends DType = "float32">(shape: Shape, options: CreateOptions<D> = {}): Tensor<D> {
+export function empty<D extends DType = "float32">(
+  shape: Shape,
+  options: CreateOptions<D> = {},
+): Tensor<NoInfer<D>> {
   return allocate(engineOf(options), (options.dtype ?? "float32") as D, shape.slice());
 }
 /** A tensor with one value throughout. */
@@ -118,17 +151,23 @@ export function full<D extends DType = "float32">(
   shape: Shape,
   value: number,
   options: CreateOptions<D> = {},
-): Tensor<D> {
+): Tensor<NoInfer<D>> {
   const out = empty(shape, options);
   fill(out, value);
   return out;
 }
 /** A tensor of zeros. */
-export function zeros<D extends DType = "float32">(shape: Shape, options: CreateOptions<D> = {}): Tensor<D> {
+export function zeros<D extends DType = "float32">(
+  shape: Shape,
+  options: CreateOptions<D> = {},
+): Tensor<NoInfer<D>> {
   return full(shape, 0, options);
 }
 /** A tensor of ones. */
-export function ones<D extends DType = "float32">(shape: Shape, options: CreateOptions<D> = {}): Tensor<D> {
+export function ones<D extends DType = "float32">(
+  shape: Shape,
+  options: CreateOptions<D> = {},
+): Tensor<NoInfer<D>> {
   return full(shape, 1, options);
 }
 /** Sets every element of `out` to `value`. */
@@ -146,7 +185,7 @@ export function arange<D extends DType = "int32">(
   end: number,
   step = 1,
   options: CreateOptions<D> = {},
-): Tensor<D> {
+): Tensor<NoInfer<D>> {
   if (!Number.isFinite(start) || !Number.isFinite(end) || !Number.isFinite(step) || step === 0) {
     throw new ArgumentError(
       `[arange] needs finite bounds and a step other than 0; got ${start}, ${end}, ${step}`,

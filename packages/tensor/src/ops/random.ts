@@ -45,7 +45,7 @@ function generate<D extends FloatDType>(
 export function randn<D extends FloatDType = "float32">(
   shape: Shape,
   options: RandomOptions<D> & { readonly mean?: number; readonly std?: number } = {},
-): Tensor<D> {
+): Tensor<NoInfer<D>> {
   const { mean = 0, std = 1 } = options;
   return generate(
     shape,
@@ -57,7 +57,7 @@ export function randn<D extends FloatDType = "float32">(
 export function uniform<D extends FloatDType = "float32">(
   shape: Shape,
   options: RandomOptions<D> & { readonly low?: number; readonly high?: number } = {},
-): Tensor<D> {
+): Tensor<NoInfer<D>> {
   const { low = 0, high = 1 } = options;
   return generate(shape, options, (unit) => low + (high - low) * unit());
 }

@@ -1,9 +1,10 @@
-import type { DType } from "../core/dtype.ts";
+import { accumulatorOf, type DType, type FloatDType } from "../core/dtype.ts";
 import { ArgumentError, DTypeError } from "../core/errors.ts";
 import { normalizeAxis } from "../core/shape.ts";
 import { allocate, show, type Tensor } from "../core/tensor.ts";
 import type { ReduceOp } from "../engine/engine.ts";
-import { oneEngine } from "./check.ts";
+import { cast } from "./cast.ts";
+import { floatOnly, oneEngine } from "./check.ts";
 import { fill } from "./create.ts";
 import { binary } from "./elementwise.ts";
 
@@ -49,8 +50,13 @@ export function max<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Ten
 export function min<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Tensor<D> {
   return reduce("min", x, options);
 }
-/** Mean over axes. */
-export function mean<D extends DType>(x: Tensor<D>, options: ReduceOptions = {}): Tensor<D> {
-  const out = reduce("sum", x, options);
-  return binary("mul", out, out.size / x.size, out) as Tensor<D>;
+/** Mean over axes, NaN over none; floats only. 16-bit floats go through float32, so that a long sum cannot overflow them. */
+export function mean<D extends FloatDType>(x: Tensor<D>, options: ReduceOptions = {}): Tensor<D> {
+  floatOnly("mean", x);
+  using wide = cast(x, accumulatorOf(x.dtype));
+  const out = reduce("sum", wide, options);
+  binary("div", out, wide.size / out.size, out);
+  if (out.dtype === (x.dtype as FloatDType)) return out as Tensor as Tensor<D>;
+  using sum = out;
+  return cast(sum, x.dtype);
 }

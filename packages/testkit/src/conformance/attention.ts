@@ -1,114 +1,21 @@
-/** Attention, forward and backward, of any problem of {@link attentionProblem}: kernel and composed form by the oracle. */
-import { attentionVjp, attentionWithLse, tensor } from "@heed/tensor";
-import type { AttentionOptions, Engine, Tensor } from "@heed/tensor";
-import { attentionData } from "../arbitraries/attention.ts";
-import type { AttentionData, AttentionProblem } from "../arbitraries/attention.ts";
-import type { ViewRecipe } from "../arbitraries/views.ts";
-import { roundArray } from "../dtype.ts";
+/** Attention forward, of any problem of {@link attentionProblem}: kernel, composed form and scores by the oracle. */
+import { attentionScores, attentionWithLse } from "@heed/tensor";
+import type { AttentionProblem } from "../arbitraries/attention.ts";
+import { TestkitError } from "../errors.ts";
+import { attentionOracle } from "../oracle/attention.ts";
 import { isVisible } from "../oracle/attention-problem.ts";
-import type { AttentionOracleOptions } from "../oracle/attention-problem.ts";
-import { attentionBackwardOracle, attentionOracle } from "../oracle/attention.ts";
-import { broadcastMask, sumToMaskShape } from "../oracle/mask.ts";
-import { assertMeaning, largest, place, placeInt32, placeView, results, wideOf } from "./subject.ts";
+import type { ScoreStage } from "../oracle/attention-problem.ts";
+import {
+  type AttentionViews,
+  conditioningOf,
+  placeOperands,
+  placeOptions,
+  poisonUnseen,
+  roundedData,
+  tokenMajor,
+} from "./attention-problem.ts";
+import { assertMeaning, bothForms, largest, results, wideOf } from "./subject.ts";
 import type { Subject } from "./subject.ts";
-
-/** Strided views for q [B, S, Hq, D], k [B, Sk, Hkv, D] and v [B, Sk, Hkv, Dv]; contiguous by default. */
-export interface AttentionViews {
-  readonly q?: ViewRecipe | undefined;
-  readonly k?: ViewRecipe | undefined;
-  readonly v?: ViewRecipe | undefined;
-}
-
-/** The problem's values as `dtype` holds them, which are what engine and oracle both get. */
-function rounded(problem: AttentionProblem, { dtype }: Subject): AttentionData {
-  const data = attentionData(problem);
-  const round = (x: Float64Array): Float64Array => roundArray(dtype, x);
-  const mask = data.mask && { ...data.mask, data: round(data.mask.data) };
-  const sinks = data.sinks && round(data.sinks);
-  const alibiSlopes = data.alibiSlopes && round(data.alibiSlopes);
-  const options: AttentionOracleOptions = {
-    ...data.options,
-    sinks,
-    alibiSlopes,
-    mask: mask && broadcastMask(mask.kind, mask.data, mask.shape, problem.dims),
-  };
-  const { q, k, v, dOut } = data;
-  return {
-    q: round(q),
-    k: round(k),
-    v: round(v),
-    dOut: round(dOut),
-    options,
-    ...(mask && { mask }),
-    ...(sinks && { sinks }),
-    ...(alibiSlopes && { alibiSlopes }),
-  };
-}
-
-/** Rows [B, Sk, Hkv, width] with NaN wherever no query of the key head's group may look. */
-function poisonUnseen(rows: Float64Array, width: number, options: AttentionOracleOptions): Float64Array {
-  const { B, S, Sk, Hq, Hkv } = options.dims;
-  const G = Hq / Hkv;
-  const poisoned = rows.slice();
-  for (let b = 0; b < B; b++)
-    for (let j = 0; j < Sk; j++)
-      for (let kv = 0; kv < Hkv; kv++) {
-        const isSeen = Array.from({ length: G * S }, (_, n) => n).some((n) =>
-          isVisible(options, b, kv * G + Math.floor(n / S), n % S, j),
-        );
-        const row = (b * Sk + j) * Hkv + kv;
-        if (!isSeen) poisoned.fill(NaN, row * width, (row + 1) * width);
-      }
-  return poisoned;
-}
-
-function maskTensor(mask: AttentionData["mask"], { engine, dtype }: Subject): Tensor | undefined {
-  if (mask?.kind === "boolean")
-    return tensor(Uint8Array.from(mask.data), mask.shape, { dtype: "bool", engine });
-  return mask && place(engine, dtype, mask.data, mask.shape);
-}
-
-function optionsOf(problem: AttentionProblem, data: AttentionData, subject: Subject): AttentionOptions {
-  const { engine, dtype } = subject;
-  const { scale, softcap, isCausal, window, queryOffset, kvLengths } = problem;
-  const perHead = (x: Float64Array | undefined): Tensor | undefined =>
-    x && place(engine, dtype, x, [x.length]);
-  return {
-    scale,
-    softcap,
-    isCausal,
-    window,
-    queryOffset: typeof queryOffset === "object" ? placeInt32(engine, queryOffset) : queryOffset,
-    kvLengths: kvLengths && placeInt32(engine, kvLengths),
-    attnMask: maskTensor(data.mask, subject),
-    alibiSlopes: perHead(data.alibiSlopes),
-    sinks: perHead(data.sinks),
-  };
-}
-
-function operands(
-  problem: AttentionProblem,
-  data: AttentionData,
-  { engine, dtype }: Subject,
-  views: AttentionViews,
-) {
-  const { B, S, Sk, Hq, Hkv, D, Dv } = problem.dims;
-  const put = (x: Float64Array, shape: readonly number[], recipe?: ViewRecipe) =>
-    recipe ? placeView(engine, dtype, x, recipe) : place(engine, dtype, x, shape);
-  const k = poisonUnseen(data.k, D, data.options);
-  const v = poisonUnseen(data.v, Dv, data.options);
-  return [
-    put(data.q, [B, S, Hq, D], views.q),
-    put(k, [B, Sk, Hkv, D], views.k),
-    put(v, [B, Sk, Hkv, Dv], views.v),
-  ] as const;
-}
-
-/** An error in a score of size s is of order s, and the softmax passes it on. */
-function conditioningOf(data: AttentionData): number {
-  const { scores } = attentionOracle(data.q, data.k, data.v, { ...data.options, scores: "masked" });
-  return Math.max(1, largest(scores!));
-}
 
 /**
  * Output and log-sum-exp of a problem, with NaN in every key and value that no query sees. Throws a TestkitError with code
@@ -120,17 +27,21 @@ export async function checkAttention(
   views: AttentionViews = {},
 ): Promise<void> {
   const { dtype } = subject;
-  const { B, S, Hq, Dv } = problem.dims;
-  const data = rounded(problem, subject);
-  const run = (fused: Subject["fused"]) =>
+  const { B, S, Hq, D, Dv } = problem.dims;
+  const data = roundedData(problem, subject);
+  const poisoned = {
+    ...data,
+    k: poisonUnseen(data.k, D, data.options),
+    v: poisonUnseen(data.v, Dv, data.options),
+  };
+  const { fused, composed } = await bothForms(subject, (mode) =>
     results(() => {
-      const { output, lse } = attentionWithLse(...operands(problem, data, subject, views), {
-        ...optionsOf(problem, data, subject),
-        fused,
-      });
-      return { output, lse };
-    });
-  const [fused, composed] = [await run(subject.fused), await run("off")];
+      const { q, k, v } = placeOperands(problem, poisoned, subject, views);
+      const options = { ...placeOptions(problem, data, subject), layout: views.layout, fused: mode };
+      const { output, lse } = attentionWithLse(q, k, v, options);
+      return { output: tokenMajor(output, views), lse };
+    }),
+  );
   const { out, lse } = attentionOracle(data.q, data.k, data.v, data.options);
   const conditioning = conditioningOf(data);
   assertMeaning({
@@ -154,50 +65,79 @@ export async function checkAttention(
   });
 }
 
-/** Gradients of a problem, for a random upstream gradient; poisoned and judged as in {@link checkAttention}. */
-export async function checkAttentionBackward(
+/** The scores of a problem at one stage [B, Hq, S, Sk], and the output that comes with them. Throws as {@link checkAttention} does. */
+export async function checkAttentionScores(
   subject: Subject,
   problem: AttentionProblem,
+  stage: ScoreStage,
   views: AttentionViews = {},
 ): Promise<void> {
-  const { engine, dtype } = subject;
-  const { B, S, Sk, Hq, Hkv, D, Dv } = problem.dims;
-  const data = rounded(problem, subject);
-  const isBias = data.mask?.kind === "additive";
-  const run = (fused: Subject["fused"]) =>
-    results(() => {
-      const options = { ...optionsOf(problem, data, subject), fused, attnMaskGradient: isBias };
-      const { backward } = attentionVjp(...operands(problem, data, subject, views), options);
-      const { q, k, v, attnMask, sinks } = backward(place(engine, dtype, data.dOut, [B, S, Hq, Dv]));
-      return { dq: q, dk: k, dv: v, dMask: attnMask, dSinks: sinks };
-    });
-  const [fused, composed] = [await run(subject.fused), await run("off")];
-  const oracle = attentionBackwardOracle(data.q, data.k, data.v, data.dOut, data.options);
+  const { B, S, Sk, Hq, Dv } = problem.dims;
+  const dtype = wideOf(subject.dtype);
+  const data = roundedData(problem, subject);
+  const got = await results(() => {
+    const { q, k, v } = placeOperands(problem, data, subject, views);
+    const options = { ...placeOptions(problem, data, subject), layout: views.layout };
+    const { scores, output } = attentionScores(q, k, v, { ...options, stage });
+    return { scores, output: tokenMajor(output, views) };
+  });
+  const { out, scores } = attentionOracle(data.q, data.k, data.v, { ...data.options, scores: stage });
   const conditioning = conditioningOf(data);
-  const { scale = 1 / Math.sqrt(D) } = problem;
-  // dp is a sum of Dv products; what it is multiplied with below gives the size of each gradient's terms.
-  const dp = Math.sqrt(Dv) * largest(data.dOut) * largest(data.v);
-  const judge = (
-    name: keyof typeof fused,
-    expected: Float64Array,
-    shape: readonly number[],
-    termScale: number,
-    of = dtype,
-  ): void =>
-    assertMeaning({
-      name,
-      fused: fused[name],
-      composed: composed[name],
-      oracle: expected,
-      dtype: of,
-      shape,
-      termScale,
-      conditioning,
+  const termScale = stage === "probabilities" ? 1 : conditioning;
+  const of = { fused: got.scores, composed: got.scores, shape: [B, Hq, S, Sk], dtype };
+  assertMeaning({ name: stage, ...of, oracle: scores!, termScale, conditioning });
+  assertMeaning({
+    name: "output",
+    fused: got.output,
+    composed: got.output,
+    oracle: out,
+    dtype: subject.dtype,
+    shape: [B, S, Hq, Dv],
+    termScale: largest(data.v),
+    conditioning,
+  });
+}
+
+/**
+ * With NaN in one key and its value, or with an infinity, rows that do not see the key keep every bit, and with NaN rows that see it
+ * become NaN. Throws a TestkitError with code "mismatch".
+ */
+export async function checkHiddenKey(
+  subject: Subject,
+  problem: AttentionProblem,
+  hidden: { readonly key: number; readonly where: "k" | "v"; readonly value: number },
+): Promise<void> {
+  const { B, S, Sk, Hq, Hkv, D, Dv } = problem.dims;
+  const data = roundedData(problem, subject);
+  const at = hidden.key % Sk;
+  const width = hidden.where === "k" ? D : Dv;
+  const poisoned = data[hidden.where].slice();
+  for (let b = 0; b < B; b++)
+    poisoned.fill(hidden.value, (b * Sk + at) * Hkv * width, (b * Sk + at + 1) * Hkv * width);
+  const run = (rows: typeof data): Promise<{ readonly output: Float64Array; readonly lse: Float64Array }> =>
+    results(() => {
+      const { q, k, v } = placeOperands(problem, rows, subject, {});
+      const options = { ...placeOptions(problem, data, subject), fused: subject.fused };
+      const { output, lse } = attentionWithLse(q, k, v, options);
+      return { output, lse };
     });
-  judge("dq", oracle.dq, [B, S, Hq, D], Math.abs(scale) * dp * largest(data.k));
-  judge("dk", oracle.dk, [B, Sk, Hkv, D], Math.abs(scale) * dp * largest(data.q));
-  judge("dv", oracle.dv, [B, Sk, Hkv, Dv], largest(data.dOut));
-  if (data.sinks) judge("dSinks", oracle.dSinks, [Hq], dp, dtype);
-  if (isBias)
-    judge("dMask", sumToMaskShape(oracle.dBias, data.mask!.shape, problem.dims), data.mask!.shape, dp, dtype);
+  const clean = await run(data);
+  const touched = await run({ ...data, [hidden.where]: poisoned });
+  for (let b = 0; b < B; b++)
+    for (let h = 0; h < Hq; h++)
+      for (let i = 0; i < S; i++) {
+        const row = ((b * S + i) * Hq + h) * Dv;
+        const outputs = [clean.output, touched.output].map((x) => x.subarray(row, row + Dv)) as [
+          Float64Array,
+          Float64Array,
+        ];
+        const lse = [clean.lse[(b * Hq + h) * S + i]!, touched.lse[(b * Hq + h) * S + i]!];
+        const where = { ...hidden, b, h, i, key: at };
+        if (!isVisible(data.options, b, h, i, at)) {
+          const same = outputs[0].every((x, d) => Object.is(x, outputs[1][d])) && Object.is(lse[0], lse[1]);
+          if (!same) throw new TestkitError("mismatch", `a hidden ${hidden.where} changes a row`, where);
+        } else if (Number.isNaN(hidden.value) && !outputs[1].every(Number.isNaN)) {
+          throw new TestkitError("mismatch", `a NaN in a ${hidden.where} that is seen does not show`, where);
+        }
+      }
 }

@@ -1,5 +1,5 @@
 /** What the suites share: an engine under test, operands placed on it, and the judgement of two answers by the oracle. */
-import { scope, Tensor, tensor } from "@heed/tensor";
+import { getEngine, scope, Tensor, tensor } from "@heed/tensor";
 import type { DTypeArrays, Engine, FusedMode } from "@heed/tensor";
 import { embedInView, viewLayout } from "../arbitraries/views.ts";
 import type { ViewRecipe } from "../arbitraries/views.ts";
@@ -17,6 +17,29 @@ export interface Subject {
   readonly dtype: FloatDType;
   /** "require" judges the engine's kernel; "auto", the default, whatever the engine runs. */
   readonly fused?: FusedMode | undefined;
+}
+
+/**
+ * The registered engine of a name, with every allocation filled with 0xff: NaN in the float types, -1 in the integers. An operation that
+ * reads what nobody wrote, or leaves a part of its result unwritten, shows.
+ */
+export function poisonedEngine(name: string): Engine {
+  const engine = getEngine(name);
+  const alloc: Engine["alloc"] = (bytes) => {
+    const memory = engine.alloc(bytes);
+    if (memory.buffer !== undefined) new Uint8Array(memory.buffer).fill(0xff);
+    return memory;
+  };
+  return Object.assign(Object.create(engine) as Engine, { alloc });
+}
+
+/** What `run` gives as the subject says, and in the composed form; once only where that is the same. */
+export async function bothForms<R>(
+  { fused = "auto" }: Subject,
+  run: (mode: FusedMode) => Promise<R>,
+): Promise<{ readonly fused: R; readonly composed: R }> {
+  const composed = await run("off");
+  return { composed, fused: fused === "off" ? composed : await run(fused) };
 }
 
 /** The accumulator's dtype: float64 for float64, otherwise float32. */

@@ -183,6 +183,9 @@ function resolveOperands(
       layout,
     });
   };
+  if (layout !== undefined && layout !== "bshd" && layout !== "bhsd") {
+    throw new ArgumentError(`[attention] layout must be "bshd" or "bhsd"; got ${String(layout)}`, { layout });
+  }
   for (const t of [q, k, v])
     if (t.rank !== 4)
       fail(`q, k and v must have rank 4 (${layout === "bhsd" ? "B, H, S, D" : "B, S, H, D"})`);

@@ -26,7 +26,9 @@ export function linear<D extends FloatDType>(
 ): Tensor<D> {
   return scope(() => {
     const { plan, result } = planLinear(x, weight, options.bias);
-    if (result.size > 0) dispatch(plan.engine, "linear", plan, linearComposed, options.fused);
+    // A sum over no inputs is the bias: no kernel is asked for that.
+    if (plan.x.shape[1] === 0) linearComposed(plan);
+    else if (result.size > 0) dispatch(plan.engine, "linear", plan, linearComposed, options.fused);
     return result as Tensor as Tensor<D>;
   });
 }

@@ -1,5 +1,6 @@
 import { DTYPES, type FloatDType } from "../../core/dtype.ts";
 import { ShapeError } from "../../core/errors.ts";
+import { sizeOf } from "../../core/shape.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { floatOnly, oneEngine, sameDType } from "../../ops/check.ts";
@@ -16,7 +17,7 @@ export interface LinearPlan {
 }
 /** x [..., K] as [M, K]: a view where the strides allow one, else a copy. */
 export function asRows(x: Tensor, width: number): Tensor {
-  const rows = width === 0 ? 0 : x.size / width;
+  const rows = sizeOf(x.shape.slice(0, -1));
   if (x.rank === 2) return x.alias();
   return x.isContiguous || x.size === 0 ? x.reshape([rows, width]) : x.contiguous().reshape([rows, width]);
 }
@@ -59,7 +60,14 @@ export function planLinear(
 /** Checks the upstream gradient of a linear map; throws ShapeError, DTypeError, DeviceError. */
 export function checkLinearGradient(x: Tensor, weight: Tensor, dOut: Tensor): void {
   oneEngine("linear backward", x, weight, dOut);
+  floatOnly("linear backward", x);
   sameDType("linear backward", x, weight, dOut);
+  if (x.rank < 1 || weight.rank !== 2 || weight.shape[1] !== x.shape[x.rank - 1]) {
+    throw new ShapeError(
+      `[linear backward] needs x [..., in] and weight [out, in]; got x ${show(x)}, weight ${show(weight)}`,
+      { x: x.shape, weight: weight.shape },
+    );
+  }
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   if (dOut.shape.join() !== shape.join()) {
     throw new ShapeError(`[linear backward] the gradient must be [${shape.join(", ")}]; got ${show(dOut)}`, {

@@ -1,4 +1,7 @@
-import { attentionConformance } from "../../../../testkit/src/conformance/attention.ts";
+import { attentionBackwardSuite, attentionSuite } from "@heed/testkit/conformance";
 import { engines } from "../../engines.ts";
 
-for (const name of engines) attentionConformance(name);
+for (const name of engines) {
+  attentionSuite(name);
+  attentionBackwardSuite(name);
+}

@@ -1,0 +1,11 @@
+import { floorReason } from "@heed/engine-cpu";
+import { test } from "bun:test";
+
+/**
+ * The engines that tests run on. Where a native library comes with the package, one that does not load fails
+ * the tests that ask for "cpu"; where none does, a skipped test says so.
+ */
+export const engines: readonly string[] = floorReason.startsWith("native")
+  ? ["portable", "cpu"]
+  : ["portable"];
+if (!engines.includes("cpu")) test.skip(`engine "cpu": ${floorReason}`, () => {});

@@ -1,0 +1,79 @@
+// Rotary position embedding (Su et al. 2021, arXiv:2104.09864): each pair (a, b) of the first rotary_dim components turns by the angle
+// of its token's position: a cos - b sin, b cos + a sin. Pairs are (j, j + rotary_dim / 2) or (2j, 2j + 1); the tables hold the angles.
+#include "../runtime/kernel_table.h"
+#include "../runtime/status.h"
+#include "block-inl.h"
+#include "convert-inl.h"
+#include "nest-inl.h"
+
+namespace heed::HEED_ISA {
+namespace {
+struct RopeShape {
+  int64_t pairs, rest;       // rest: components that pass through
+  int64_t x_step, out_step;  // bytes between components
+  int64_t x_pair, out_pair;  // bytes between the first members of neighbouring pairs
+  int64_t x_mate, out_mate;  // bytes from the first member of a pair to the second
+  int64_t cos_step, sin_step;
+  bool inverse;
+};
+/// One head of one token. x and out may be the same memory: a block is read before it is written.
+template <class T> void RotateHead(const RopeShape& s, const char* x, char* out, const char* cos, const char* sin, RowConverter copy_row) {
+  using A = Acc<T>;
+  Buffer<A> a_buffer, b_buffer, cos_buffer, sin_buffer, first, second;
+  ForEachBlock(s.pairs, [&](int64_t start, int64_t n) {
+    const A* a = Fetch<T>(x + start * s.x_pair, s.x_pair, n, a_buffer.at);
+    const A* b = Fetch<T>(x + start * s.x_pair + s.x_mate, s.x_pair, n, b_buffer.at);
+    const A* c = Fetch<A>(cos + start * s.cos_step, s.cos_step, n, cos_buffer.at);
+    const A* d = Fetch<A>(sin + start * s.sin_step, s.sin_step, n, sin_buffer.at);
+    for (int64_t i = 0; i < n; i += Width<A>) {
+      const Vec<A> va = Load(a + i), vb = Load(b + i), vc = Load(c + i), vs = s.inverse ? -Load(d + i) : Load(d + i);
+      Store<A>(first.at + i, va * vc - vb * vs);
+      Store<A>(second.at + i, vb * vc + va * vs);
+    }
+    Deliver<T>(out + start * s.out_pair, s.out_pair, n, first.at);
+    Deliver<T>(out + start * s.out_pair + s.out_mate, s.out_pair, n, second.at);
+  });
+  if (s.rest > 0 && x != out) copy_row(out + 2 * s.pairs * s.out_step, s.out_step, x + 2 * s.pairs * s.x_step, s.x_step, s.rest);
+}
+RopeShape MakeShape(const heed_rope& p) {
+  const int64_t bytes = ElementBytes(p.x.dtype), table = ElementBytes(p.cos.dtype);
+  RopeShape s;
+  s.pairs = p.rotary_dim / 2, s.rest = p.x.shape[3] - 2 * s.pairs;
+  s.x_step = p.x.strides[3] * bytes, s.out_step = p.out.strides[3] * bytes;
+  const bool half = p.pairing == HEED_PAIRS_HALF;
+  s.x_pair = half ? s.x_step : 2 * s.x_step, s.out_pair = half ? s.out_step : 2 * s.out_step;
+  s.x_mate = half ? s.pairs * s.x_step : s.x_step, s.out_mate = half ? s.pairs * s.out_step : s.out_step;
+  s.cos_step = p.cos.strides[1] * table, s.sin_step = p.sin.strides[1] * table;
+  s.inverse = p.inverse != 0;
+  return s;
+}
+const char* At(const heed_tensor& t, int64_t i, int64_t j = 0, int64_t k = 0) {
+  return static_cast<const char*>(t.data) + (i * t.strides[0] + j * t.strides[1] + k * t.strides[2]) * ElementBytes(t.dtype);
+}
+}  // namespace
+
+int rope(const heed_rope& p) {
+  const RopeShape shape = MakeShape(p);
+  const int64_t B = p.x.shape[0], S = p.x.shape[1], H = p.x.shape[2], D = p.x.shape[3];
+  if (B * S * H * D == 0) return HEED_OK;
+  for (int64_t i = 0; i < B * S; i++) {
+    const int32_t position = *reinterpret_cast<const int32_t*>(At(p.positions, i / S, i % S));
+    if (position < 0 || position >= p.cos.shape[0])
+      return Fail(HEED_INVALID, "[rope] position %d is outside the tables of %ld rows", position, static_cast<long>(p.cos.shape[0]));
+  }
+  const RowConverter copy_row = Converter(p.out.dtype, p.x.dtype);
+  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    ParallelRange(B * S, (kTaskElements + H * D - 1) / (H * D), [&](int64_t begin, int64_t end, int) {
+      for (int64_t token = begin; token < end; token++) {
+        const int64_t b = token / S, s = token % S;
+        const int32_t position = *reinterpret_cast<const int32_t*>(At(p.positions, b, s));
+        for (int64_t h = 0; h < H; h++)
+          RotateHead<T>(shape, At(p.x, b, s, h), const_cast<char*>(At(p.out, b, s, h)), At(p.cos, position), At(p.sin, position), copy_row);
+      }
+    });
+    return HEED_OK;
+  });
+  return status == HEED_UNSUPPORTED ? Fail(status, "[rope] not defined for dtype %d", p.x.dtype) : status;
+}
+}  // namespace heed::HEED_ISA

@@ -1,0 +1,103 @@
+/** Whatever call into the engine fails, the operation changes nothing. */
+import { portable } from "@heed/engine-cpu";
+import { type Engine, memoryUsage, OutOfMemoryError } from "@heed/tensor";
+import { describe, expect, test } from "bun:test";
+import type { KvCache, Sequence } from "../src/index.ts";
+import { append, booksOf, contents, expected, idsFrom, poisonedCache, writeLayer } from "./fixtures.ts";
+
+/** The portable engine, whose n-th call to alloc, upload or copy from `arm(n)` on throws once. */
+function faultyEngine(): { engine: Engine; arm: (n: number) => void; fired: () => boolean } {
+  const good = portable();
+  let left = Infinity;
+  const tick = (): void => {
+    if (--left === 0) throw new OutOfMemoryError("[test] no memory");
+  };
+  const engine: Engine = {
+    ...good,
+    alloc: (bytes) => (tick(), good.alloc(bytes)),
+    upload: (values, out) => (tick(), good.upload(values, out)),
+    copy: (x, out) => (tick(), good.copy(x, out)),
+  };
+  return { engine, arm: (n) => (left = n), fired: () => left <= 0 };
+}
+/** All that can be seen of a cache and its sequences. */
+function snapshot(cache: KvCache, sequences: readonly Sequence[]): unknown {
+  const { bytes: _, ...stats } = cache.stats(); // an idle table's memory may have grown
+  const of = (s: Sequence): unknown => [
+    s.length,
+    s.pages,
+    s.tokenIds,
+    [0, 1].map((layer) => contents(cache, s, layer)),
+  ];
+  return { stats, free: booksOf(cache).pool.freePages(), sequences: sequences.map(of) };
+}
+
+describe("when the engine fails", () => {
+  test("a cache that cannot be allocated in full leaves no memory behind", () => {
+    const { engine, arm, fired } = faultyEngine();
+    const before = memoryUsage();
+    for (let n = 1; n <= 4; n++) {
+      arm(n);
+      expect(() => poisonedCache({ engine })).toThrow(OutOfMemoryError);
+      expect(fired()).toBe(true);
+      expect(memoryUsage().bytes).toBe(before.bytes);
+      expect(memoryUsage().storages).toBe(before.storages);
+    }
+  });
+  test("reserve changes nothing, at each call that can fail, and works afterwards", () => {
+    const { engine, arm, fired } = faultyEngine();
+    let failures = 0;
+    for (let n = 1; ; n++) {
+      using cache = poisonedCache({ engine, pageSize: 64, maxPages: 20 });
+      const [a, b] = [cache.open(), cache.open()] as const;
+      append(cache, [
+        [a, idsFrom(0, 5)],
+        [b, idsFrom(7, 3)],
+      ]);
+      const before = snapshot(cache, [a, b]);
+      const storages = memoryUsage().storages;
+      const reserve = (): void =>
+        cache.reserve([a, b].map((sequence) => ({ sequence, tokens: 400 }))).cancel();
+      arm(n);
+      if (!throws(reserve)) break;
+      expect(fired()).toBe(true);
+      failures++;
+      expect(memoryUsage().storages).toBe(storages);
+      cache.check();
+      expect(snapshot(cache, [a, b])).toEqual(before);
+      reserve();
+    }
+    expect(failures).toBe(2); // the table's memory, the table's upload
+  });
+  test("a write that fails leaves the layer unwritten, the step open and what was committed as it was", () => {
+    const { engine, arm, fired } = faultyEngine();
+    using cache = poisonedCache({ engine });
+    using sequence = cache.open();
+    append(cache, [[sequence, idsFrom(0, 6)]]);
+    const step = cache.reserve([{ sequence, tokens: 7 }]);
+    writeLayer(cache, step, idsFrom(20, 7), 0);
+    let failures = 0;
+    for (let n = 1; ; n++) {
+      arm(n);
+      if (!throws(() => writeLayer(cache, step, idsFrom(20, 7), 1))) break;
+      expect(fired()).toBe(true);
+      failures++;
+      expect(() => step.view(1)).toThrow("has not written");
+      expect(() => step.commit()).toThrow("has not written");
+      cache.check();
+    }
+    expect(failures).toBeGreaterThan(3);
+    step.commit(idsFrom(20, 7));
+    const ids = [...idsFrom(0, 6), ...idsFrom(20, 7)];
+    for (const layer of [0, 1]) expect(contents(cache, sequence, layer)).toEqual(expected(cache, ids, layer));
+  });
+});
+function throws(act: () => void): boolean {
+  try {
+    act();
+    return false;
+  } catch (error) {
+    expect(error).toBeInstanceOf(OutOfMemoryError);
+    return true;
+  }
+}

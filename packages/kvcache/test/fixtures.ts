@@ -1,0 +1,119 @@
+import "@heed/engine-cpu";
+import { decodeArray, encodeArray, gatherPages, type PageTable as HostTable, poison } from "@heed/testkit";
+import {
+  type DTypeArrays,
+  type Engine,
+  type FloatDType,
+  type PagedView,
+  type PageTable,
+  scope,
+  type Tensor,
+  tensor,
+} from "@heed/tensor";
+import { KvCache, type KvCacheOptions, Sequence, type Step } from "../src/index.ts";
+import { stateOf } from "../src/sequence.ts";
+import type { CacheState } from "../src/state.ts";
+
+/** A small cache on the portable engine whose pages all hold NaN. */
+export function poisonedCache(options: Partial<KvCacheOptions> = {}): KvCache {
+  const limit = options.maxBytes === undefined ? { maxPages: 12 } : {};
+  const sizes = { layers: 2, numKvHeads: 2, headDim: 3, valueHeadDim: 2, pageSize: 4, engine: "portable" };
+  const cache = new KvCache({ ...sizes, ...limit, ...options });
+  poisonAll(cache);
+  return cache;
+}
+/** Fills every row of every page with NaN, those in use as well. */
+export function poisonAll(cache: KvCache): void {
+  using step = cache.reserve([]);
+  for (let layer = 0; layer < cache.layout.layers; layer++) {
+    const { kPages, vPages } = step.view(layer);
+    for (const pages of [kPages, vPages]) poison(pages.data as Float32Array, { dtype: cache.layout.dtype });
+  }
+}
+/** The books of a cache, for tests that look inside or break them. */
+export function booksOf(cache: KvCache): CacheState {
+  using sequence = cache.open();
+  return stateOf(sequence).cache;
+}
+/** Element d of head h of the row that layer `layer` stores for a token with this id; exact in every float dtype. */
+export function element(id: number, layer: number, part: "k" | "v", h: number, d: number): number {
+  const mixed = Math.imul(id * 31 + layer * 7 + (part === "k" ? 0 : 3) + h * 5 + d + 1, 0x9e3779b1);
+  return (mixed >>> 24) - 128; // 8 bits: a whole number that bfloat16 holds
+}
+/** The rows of one layer for tokens with these ids, [ids.length, Hkv, width] row-major. */
+export function rowsFor(cache: KvCache, ids: ArrayLike<number>, layer: number, part: "k" | "v"): number[] {
+  const { numKvHeads, headDim, valueHeadDim } = cache.layout;
+  const width = part === "k" ? headDim : valueHeadDim;
+  const rows: number[] = [];
+  for (let t = 0; t < ids.length; t++) {
+    for (let h = 0; h < numKvHeads; h++) {
+      for (let d = 0; d < width; d++) rows.push(element(ids[t]!, layer, part, h, d));
+    }
+  }
+  return rows;
+}
+/** A tensor of numbers in a float dtype. */
+export function floats(
+  values: ArrayLike<number>,
+  shape: readonly number[],
+  dtype: FloatDType,
+  engine: Engine | string,
+): Tensor {
+  return tensor(encodeArray(dtype, values) as DTypeArrays[FloatDType], shape, { dtype, engine });
+}
+/** Writes one layer's rows of a step whose tokens have these ids. */
+export function writeLayer(cache: KvCache, step: Step, ids: ArrayLike<number>, layer: number): void {
+  const { numKvHeads, headDim, valueHeadDim, dtype } = cache.layout;
+  scope(() => {
+    const make = (part: "k" | "v", width: number): Tensor =>
+      floats(rowsFor(cache, ids, layer, part), [ids.length, numKvHeads, width], dtype, cache.engine);
+    step.write(layer, make("k", headDim), make("v", valueHeadDim));
+  });
+}
+/** Appends tokens with these ids to sequences, one list each, in one step. */
+export function append(cache: KvCache, lists: readonly (readonly [Sequence, readonly number[]])[]): void {
+  using step = cache.reserve(lists.map(([sequence, ids]) => ({ sequence, tokens: ids.length })));
+  const ids = lists.flatMap(([, list]) => list);
+  for (let layer = 0; layer < cache.layout.layers; layer++) writeLayer(cache, step, ids, layer);
+  step.commit(ids);
+}
+/** `count` ids from `first` on. */
+export function idsFrom(first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => first + i);
+}
+/** A page table as the oracles take it. */
+export function hostTable(table: PageTable, pageSize: number): HostTable {
+  const { queryIndptr, indptr, indices, lengths } = table;
+  return {
+    pageSize,
+    queryIndptr: queryIndptr.data.slice(),
+    indptr: indptr.data.slice(),
+    indices: indices.data.slice(),
+    lengths: lengths.data.slice(),
+  };
+}
+/** The elements of pages as float64. */
+export function pageValues(pages: Tensor): Float64Array {
+  return decodeArray(pages.dtype as FloatDType, pages.data as ArrayLike<number>);
+}
+/** Keys and values of the n-th sequence of a view, [length, Hkv, width] row-major each. */
+export function gathered(cache: KvCache, view: PagedView, n: number): { k: number[]; v: number[] } {
+  const { numKvHeads: Hkv, headDim, valueHeadDim, pageSize } = cache.layout;
+  const table = hostTable(view.table, pageSize);
+  const read = (pages: Tensor, width: number): number[] =>
+    Array.from(gatherPages(pageValues(pages), table, n, { Hkv, width }));
+  return { k: read(view.kPages, headDim), v: read(view.vPages, valueHeadDim) };
+}
+/** What a layer holds for one sequence outside of a step. */
+export function contents(cache: KvCache, sequence: Sequence, layer: number): { k: number[]; v: number[] } {
+  using step = cache.reserve([{ sequence, tokens: 0 }]);
+  return gathered(cache, step.view(layer), 0);
+}
+/** What a layer should hold for tokens with these ids. */
+export function expected(
+  cache: KvCache,
+  ids: ArrayLike<number>,
+  layer: number,
+): { k: number[]; v: number[] } {
+  return { k: rowsFor(cache, ids, layer, "k"), v: rowsFor(cache, ids, layer, "v") };
+}

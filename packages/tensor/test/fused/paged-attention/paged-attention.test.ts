@@ -1,0 +1,4 @@
+import { pagedAttentionSuite } from "@heed/testkit/conformance";
+import { engines } from "../../engines.ts";
+
+for (const name of engines) pagedAttentionSuite(name);

@@ -1,0 +1,180 @@
+/** The suites of the fused operations, to be registered with the test runner once for each engine. */
+import { type Engine, type FusedMode, type FusedOps, getEngine } from "@heed/tensor";
+import { describe, test } from "bun:test";
+import fc from "fast-check";
+import { attentionProblem, type AttentionProblemLimits } from "../arbitraries/attention.ts";
+import { viewRecipe } from "../arbitraries/views.ts";
+import { floatDTypes } from "../dtype.ts";
+import type { ScoreStage } from "../oracle/attention-problem.ts";
+import { checkAttention, checkAttentionScores, checkHiddenKey } from "./attention.ts";
+import { checkAttentionBackward } from "./attention-backward.ts";
+import { checkLinear, checkLinearBackward, linearProblem } from "./linear.ts";
+import { appendProblem, checkKvAppend, checkPagedAttention, pagedProblem } from "./paged.ts";
+import { checkRmsNorm, checkRmsNormBackward, rmsNormProblem } from "./rms-norm.ts";
+import { checkRope, ropeProblem } from "./rope.ts";
+import { poisonedEngine, type Subject } from "./subject.ts";
+
+/** Problems drawn for a dtype. */
+const RUNS = 60;
+
+/** The ways in which an engine runs an operation: composed, and on its kernel if it has one. */
+function modesOf(engine: Engine, op: keyof FusedOps): readonly FusedMode[] {
+  return engine.fused[op] === undefined ? ["off"] : ["off", "require"];
+}
+/** Registers `body` for every dtype and every form of an operation that the engine has. */
+function forEachSubject(name: string, op: keyof FusedOps, body: (subject: Subject) => void): void {
+  for (const fused of modesOf(getEngine(name), op)) {
+    for (const dtype of floatDTypes) {
+      describe(`${op} on ${name}, ${fused === "off" ? "composed" : "kernel"}, ${dtype}`, () =>
+        body({ engine: poisonedEngine(name), dtype, fused }));
+    }
+  }
+}
+/** Problems in both layouts, every operand sliced, transposed or padded. */
+function placedProblem(limits?: AttentionProblemLimits) {
+  return attentionProblem(limits).chain((problem) => {
+    const { B, S, Sk, Hq, Hkv, D, Dv } = problem.dims;
+    const views = fc.record({
+      q: viewRecipe([B, S, Hq, D]),
+      k: viewRecipe([B, Sk, Hkv, D]),
+      v: viewRecipe([B, Sk, Hkv, Dv]),
+      dOut: viewRecipe([B, S, Hq, Dv]),
+      layout: fc.constantFrom("bshd" as const, "bhsd" as const),
+    });
+    return fc.record({ problem: fc.constant(problem), views });
+  });
+}
+const tiles: AttentionProblemLimits = { maxB: 1, maxS: 40, maxSk: 150, maxHkv: 2, maxG: 2, maxD: 72 };
+
+/** Attention forward: see {@link checkAttention}, {@link checkHiddenKey} and {@link checkAttentionScores}. */
+export function attentionSuite(name: string): void {
+  forEachSubject(name, "attention", (subject) => {
+    test("out and lse agree with the oracle for every option, layout and stride", async () => {
+      const property = fc.asyncProperty(placedProblem(), (p) => checkAttention(subject, p.problem, p.views));
+      await fc.assert(property, { numRuns: RUNS });
+    });
+    test("rows longer than a tile agree with the oracle", async () => {
+      const property = fc.asyncProperty(placedProblem(tiles), (p) =>
+        checkAttention(subject, p.problem, p.views),
+      );
+      await fc.assert(property, { numRuns: 6 });
+    });
+    test("a NaN or infinity in a key or value changes no bit of a row that does not see it", async () => {
+      const hidden = fc.record({
+        key: fc.nat({ max: 20 }),
+        where: fc.constantFrom("k" as const, "v" as const),
+        value: fc.constantFrom(NaN, Infinity, -Infinity),
+      });
+      const property = fc.asyncProperty(attentionProblem(), hidden, (p, h) => checkHiddenKey(subject, p, h));
+      await fc.assert(property, { numRuns: RUNS / 2 });
+    });
+    if (subject.fused !== "off") return;
+    for (const stage of ["raw", "softcapped", "masked", "probabilities"] satisfies ScoreStage[]) {
+      test(`the scores at stage "${stage}" agree with the oracle`, async () => {
+        const property = fc.asyncProperty(placedProblem(), (p) =>
+          checkAttentionScores(subject, p.problem, stage, p.views),
+        );
+        await fc.assert(property, { numRuns: 15 });
+      });
+    }
+  });
+}
+/** Attention backward: see {@link checkAttentionBackward}. */
+export function attentionBackwardSuite(name: string): void {
+  forEachSubject(name, "attentionBackward", (subject) => {
+    test("gradients agree with the oracle for every option, layout and stride", async () => {
+      const property = fc.asyncProperty(placedProblem(), (p) =>
+        checkAttentionBackward(subject, p.problem, p.views),
+      );
+      await fc.assert(property, { numRuns: RUNS });
+    });
+    test("gradients of rows longer than a tile agree with the oracle", async () => {
+      const property = fc.asyncProperty(placedProblem(tiles), (p) =>
+        checkAttentionBackward(subject, p.problem, p.views),
+      );
+      await fc.assert(property, { numRuns: 6 });
+    });
+  });
+}
+/** Attention over pages: see {@link checkPagedAttention}. */
+export function pagedAttentionSuite(name: string): void {
+  forEachSubject(name, "pagedAttention", (subject) => {
+    test("any mix of prefill and decode agrees with the oracle, unused slots poisoned", async () => {
+      const property = fc.asyncProperty(pagedProblem(), (p) => checkPagedAttention(subject, p));
+      await fc.assert(property, { numRuns: RUNS / 2 });
+    });
+    test("long sequences agree with the oracle", async () => {
+      const long = { maxSequences: 3, maxLength: 300, maxQueries: 20, pageSizes: [16, 64], maxD: 72 };
+      const property = fc.asyncProperty(pagedProblem(long), (p) => checkPagedAttention(subject, p));
+      await fc.assert(property, { numRuns: 4 });
+    });
+    if (subject.dtype === "float64") return;
+    test("pages of every dtype but float64 serve these queries", async () => {
+      const dtypes = fc.constantFrom("float32" as const, "float16" as const, "bfloat16" as const);
+      const property = fc.asyncProperty(pagedProblem(), dtypes, (p, pages) =>
+        checkPagedAttention(subject, p, pages),
+      );
+      await fc.assert(property, { numRuns: RUNS / 4 });
+    });
+  });
+}
+/** Writing rows into pages: see {@link checkKvAppend}. */
+export function kvAppendSuite(name: string): void {
+  forEachSubject(name, "kvAppend", (subject) => {
+    test("the named rows are written, converted to the pages' dtype, and no others", async () => {
+      const property = fc.asyncProperty(appendProblem(), (p) => checkKvAppend(subject, p));
+      await fc.assert(property, { numRuns: RUNS });
+    });
+  });
+}
+/** Rotary embedding: see {@link checkRope}. */
+export function ropeSuite(name: string): void {
+  forEachSubject(name, "rope", (subject) => {
+    test("rotations and their gradients agree with the oracle: pairings, partial widths, positions, strides", async () => {
+      const property = fc.asyncProperty(ropeProblem(), (p) => checkRope(subject, p));
+      await fc.assert(property, { numRuns: 2 * RUNS });
+    });
+  });
+}
+/** RMS norm: see {@link checkRmsNorm} and {@link checkRmsNormBackward}. */
+export function rmsNormSuite(name: string): void {
+  forEachSubject(name, "rmsNorm", (subject) => {
+    test("the norm agrees with the oracle: axes, weights of every float dtype, unit offset, strides", async () => {
+      const property = fc.asyncProperty(rmsNormProblem(), (p) => checkRmsNorm(subject, p));
+      await fc.assert(property, { numRuns: 2 * RUNS });
+    });
+  });
+  forEachSubject(name, "rmsNormBackward", (subject) => {
+    test("its gradients agree with the oracle", async () => {
+      const property = fc.asyncProperty(rmsNormProblem(), (p) => checkRmsNormBackward(subject, p));
+      await fc.assert(property, { numRuns: 2 * RUNS });
+    });
+  });
+}
+/** Linear maps: see {@link checkLinear} and {@link checkLinearBackward}. */
+export function linearSuite(name: string): void {
+  forEachSubject(name, "linear", (subject) => {
+    test("x @ weight^T + bias agrees with the oracle, for every rank and stride", async () => {
+      const property = fc.asyncProperty(linearProblem(), (p) => checkLinear(subject, p));
+      await fc.assert(property, { numRuns: RUNS });
+    });
+    test("products larger than a tile agree with the oracle", async () => {
+      const property = fc.asyncProperty(linearProblem(140), (p) => checkLinear(subject, p));
+      await fc.assert(property, { numRuns: 6 });
+    });
+    if (subject.dtype === "float32") {
+      test("a float32 x takes 16-bit weights as they are", async () => {
+        const dtypes = fc.constantFrom("float16" as const, "bfloat16" as const);
+        const property = fc.asyncProperty(linearProblem(), dtypes, (p, weight) =>
+          checkLinear(subject, p, weight),
+        );
+        await fc.assert(property, { numRuns: RUNS / 2 });
+      });
+    }
+    if (subject.fused !== "off") return;
+    test("its gradients agree with the oracle", async () => {
+      const property = fc.asyncProperty(linearProblem(), (p) => checkLinearBackward(subject, p));
+      await fc.assert(property, { numRuns: RUNS });
+    });
+  });
+}

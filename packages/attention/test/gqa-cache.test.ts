@@ -151,9 +151,8 @@ describe.each(engines)("GroupedQueryAttention over a paged cache on %s", (name) 
         const all = Float64Array.from(parts.flatMap((p) => [...p]));
         return toFloat64(layer.forward(upload(all, [1, all.length / HIDDEN, HIDDEN], "float64", engine)));
       };
-      const pick = (step: number, from: number, to: number): number[] => [
-        ...found[step]!.slice(from * HIDDEN, to * HIDDEN),
-      ];
+      const pick = (step: number, from: number, to: number): Float64Array =>
+        found[step]!.subarray(from * HIDDEN, to * HIDDEN);
       const first = [...pick(0, 0, 5), ...pick(1, 0, 1), ...pick(2, 0, 1)];
       const second = [...pick(0, 5, 7), ...pick(1, 1, 2)];
       const third = [...pick(1, 2, 5), ...pick(2, 1, 2)];

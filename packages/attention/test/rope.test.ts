@@ -2,6 +2,7 @@ import "@heed/engine-cpu";
 import {
   ArgumentError,
   DisposedError,
+  type Engine,
   getEngine,
   memoryUsage,
   scope,
@@ -144,6 +145,18 @@ describe.each(engines)("RotaryEmbedding on %s", (name) => {
     rope[Symbol.dispose]();
     expect(memoryUsage().storages).toBe(before.storages);
     expect(() => turn(3)).toThrow(DisposedError);
+  });
+  test("each engine has its own tables", () => {
+    scope(() => {
+      const twin = Object.create(engine, { name: { value: "twin" } }) as Engine;
+      const rope = new RotaryEmbedding({ rotaryDim: 4 });
+      const turn = (on: Engine): Tensor => rope.apply(upload(ramp(8), [1, 2, 1, 4], "float64", on), 3);
+      expect([turn(engine).engine, turn(twin).engine, turn(engine).engine].map((e) => e.name)).toEqual([
+        name,
+        "twin",
+        name,
+      ]);
+    });
   });
   test("positions below 0 or from maxPositions on are errors that name them", () => {
     scope(() => {

@@ -1,0 +1,35 @@
+/** Decodes 10,000 steps of four sequences, in a process of its own, and prints what memory it held on the way as JSON. */
+import "@heed/engine-cpu";
+import { memoryUsage, pagedAttention, randn, scope } from "@heed/tensor";
+import { KvCache } from "/work/main/packages/kvcache/src/index.ts";
+
+const engine = process.argv[2] ?? "portable";
+const [STEPS, N, LIMIT] = [60_000, 4, 24];
+using cache = new KvCache({ layers: 1, numKvHeads: 1, headDim: 4, pageSize: 4, maxPages: 40, engine });
+const sequences = Array.from({ length: N }, () => cache.open());
+using q = randn([N, 2, 4], { engine });
+using rows = randn([N, 1, 4], { engine });
+
+function decode(i: number): void {
+  for (const sequence of sequences) if (sequence.length >= LIMIT) sequence.truncate(3);
+  using step = cache.reserve(sequences.map((sequence) => ({ sequence, tokens: 1 })));
+  step.write(0, rows, rows);
+  const view = step.view(0);
+  if (i % 50 === 0) scope(() => void pagedAttention(q, view)); // it takes a millisecond in TypeScript
+  step.commit(new Int32Array(N));
+}
+function held(): { rss: number; bytes: number; storages: number } {
+  Bun.gc(true);
+  const { bytes, storages } = memoryUsage();
+  return { rss: process.memoryUsage.rss(), bytes, storages };
+}
+
+for (let i = 0; i < STEPS; i++) decode(i); // code is compiled and heaps find their size
+const before = held();
+let peak = before.bytes;
+for (let i = 0; i < STEPS; i++) {
+  decode(i);
+  peak = Math.max(peak, memoryUsage().bytes);
+}
+cache.check();
+console.log(JSON.stringify({ before, after: held(), peak, stats: cache.stats() }));

@@ -10,7 +10,7 @@ import {
   type Tensor,
   tensor,
 } from "@heed/tensor";
-import { KvCache, type KvCacheOptions, Sequence, type Step } from "../src/index.ts";
+import { KvCache, type KvCacheOptions, type Sequence, type Step } from "../src/index.ts";
 import { stateOf } from "../src/sequence.ts";
 import type { CacheState } from "../src/state.ts";
 

@@ -92,7 +92,7 @@ describe("reserve", () => {
       const [a, b] = [cache.open(), cache.open()] as const;
       expect(() => reserve(cache, [a, 3], [b, tokens as number])).toThrow(ArgumentError);
       expect(cache.stats()).toMatchObject({ usedPages: 0, openSteps: 0 });
-      using step = reserve(cache, [a, 1], [b, 1]); // neither is left in a step
+      reserve(cache, [a, 1], [b, 1]).cancel(); // neither is left in a step
       cache.check();
     },
   );

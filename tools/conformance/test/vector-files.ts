@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 
-/** A float32 tensor to write, or its elements alone for one of rank 1. */
+/** A float32 tensor to write, row-major. */
 export type Written = { readonly shape: readonly number[]; readonly data: readonly number[] };
 
 /** The bytes of a safetensors file of float32 tensors: https://github.com/huggingface/safetensors#format. */
@@ -38,7 +38,7 @@ export function writeSet(
 
 const slot = (tensor: string, shape: readonly number[]) => ({ tensor, dtype: "float32", shape });
 
-/** A case of RMSNormalization over [3, 4], epsilon 0, whose output is [3, 4] * sqrt(2) / 5 * [1, 2] for weights 1 and 2. */
+/** A case of RMSNormalization: X = [3, 4] with root mean square 5 / sqrt(2), weights 1 and 2, epsilon 0. */
 export function normCase(name: string): unknown {
   return {
     name,

@@ -3,7 +3,7 @@
 #include "../runtime/parallel.h"
 #include "../runtime/scratch.h"
 #include "../runtime/status.h"
-#include "matmul-inl.h"
+#include "matmul-few-inl.h"
 
 namespace heed::HEED_ISA {
 namespace {
@@ -11,9 +11,12 @@ HEED_INLINE int64_t Min64(int64_t a, int64_t b) { return a < b ? a : b; }
 HEED_INLINE int64_t Divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
 HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; }
 
-constexpr int64_t kFewRows = 8;
 /// Rows of a task: their sums (256 bytes a row with AVX-512) stay in half of a 256 KiB L2.
 constexpr int64_t kRowBlock = 480;
+/// Columns of a task of a product of few rows: a multiple of the step, and sums of eight rows that fit L1.
+constexpr int64_t kPieceStep = 64, kPieceMost = 1024;
+/// Elements of B that a task of a product of few rows reads at least: starting a thread's task costs about a microsecond.
+constexpr int64_t kFewElements = 32768;
 /// Bytes of A packed at a time; more rows go in further passes, which pack B again.
 constexpr int64_t kPackedBytes = int64_t{32} << 20;
 
@@ -90,6 +93,29 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's panel") : HEED_OK;
 }
 
+/// At most kFewRows rows, and a B that one of the kernels can read in place.
+template <class SA, class SB> int MultiplyFew(const Product<SA, SB>& p, FewKernel<SB> kernel) {
+  using T = Acc<SA>;
+  const int64_t rows = p.m > 4 ? 8 : p.m > 2 ? 4 : p.m, a_row = RoundUp(p.k, Width<T>);
+  T* a = static_cast<T*>(SharedScratch(0, sizeof(T) * rows * a_row + 64));
+  if (a == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)p.m, (long long)p.k);
+  Pack<SA>(p.a, p.m, p.k, a, a_row);
+  memset(a + p.m * a_row, 0, sizeof(T) * (rows - p.m) * a_row);
+  int64_t piece = RoundUp(Divide(p.n, 4 * Threads()), kPieceStep);
+  piece = Min64(kPieceMost, piece > kFewElements / (p.k + 1) ? piece : RoundUp(kFewElements / (p.k + 1), kPieceStep));
+  bool failed = false;
+  ParallelFor(Divide(p.n, piece), [&](int64_t task, int) {
+    const int64_t column = task * piece, cols = Min64(piece, p.n - column);
+    T* sums = static_cast<T*>(ThreadScratch(sizeof(T) * (rows + 1) * piece));
+    if (sums == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    kernel(a, a_row, p.b.At(0, column), p.k, cols, sums, piece);
+    T* bias = sums + rows * piece;
+    if (p.bias.data != nullptr) Pack<SA>(p.bias.At(0, column), 1, cols, bias, 0);
+    StoreSums<SA>(sums, piece, p.m, cols, p.finish, p.bias.data == nullptr ? nullptr : bias, p.out.At(0, column));
+  });
+  return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's sums") : HEED_OK;
+}
+
 /// One product, or the whole batch in parallel where single products are small.
 template <class SA, class SB> int Run(const heed_matmul& p) {
   using T = Acc<SA>;
@@ -141,7 +167,8 @@ template <class SA, class SB> int Run(const heed_matmul& p) {
       each.b.data += i * stride[1][axis];
       each.out.data += i * stride[2][axis];
     }
-    const int result = MultiplyMany(each);
+    const FewKernel<SB> kernel = each.m <= kFewRows ? FewKernelFor<SB>(each.m, each.b) : nullptr;
+    const int result = kernel != nullptr ? MultiplyFew(each, kernel) : MultiplyMany(each);
     if (result != HEED_OK) __atomic_store_n(&status, result, __ATOMIC_RELAXED);
   };
   // Products that cannot feed every thread run side by side; a product inside a task runs on its thread alone.

@@ -31,6 +31,13 @@ export function sameDType(what: string, first: Tensor, ...rest: readonly (Tensor
     }
   }
 }
+/** Throws DTypeError unless the dtype is int32. */
+export function int32Only(what: string, name: string, t: Tensor): void {
+  if (t.dtype === "int32") return;
+  throw new DTypeError(`[${what}] ${name} must be int32; got ${show(t)}; convert with cast()`, {
+    [name]: t.dtype,
+  });
+}
 /** Throws DTypeError unless the dtype is a float. */
 export function floatOnly(what: string, t: Tensor): void {
   if (!isFloat(t.dtype)) {

@@ -1,6 +1,7 @@
 import type { FloatDType } from "../../core/dtype.ts";
+import { ArgumentError } from "../../core/errors.ts";
 import { scope } from "../../core/scope.ts";
-import type { Tensor } from "../../core/tensor.ts";
+import { checkDType, type Tensor } from "../../core/tensor.ts";
 import { dispatch } from "../../engine/fused.ts";
 import { copyInto } from "../../ops/concat.ts";
 import { fill } from "../../ops/create.ts";
@@ -142,6 +143,21 @@ export interface AttentionScoresOptions extends Omit<AttentionOptions, "fused"> 
   /** The dtype that the softmax runs in. Default the accumulator's. */
   readonly softmaxDtype?: FloatDType | undefined;
 }
+const STAGES: Readonly<Record<ScoreStage, true>> = {
+  raw: true,
+  softcapped: true,
+  masked: true,
+  probabilities: true,
+};
+function checkStage(stage: ScoreStage, softmaxDtype: FloatDType | undefined): void {
+  if (!Object.hasOwn(STAGES, stage)) {
+    throw new ArgumentError(
+      `[attention] stage must be ${Object.keys(STAGES).join(", ")}; got ${String(stage)}`,
+      { stage },
+    );
+  }
+  if (softmaxDtype !== undefined) checkDType(softmaxDtype);
+}
 /**
  * {@link attention} in its composed form, with the scores at one stage [B, Hq, S, Sk] in float32 (float64 for float64). Takes memory
  * of that size, so it is for inspection. Same errors.
@@ -154,7 +170,9 @@ export function attentionScores<D extends FloatDType>(
 ): { readonly output: Tensor<D>; readonly scores: Tensor } {
   return scope(() => {
     const plan = planAttention(q, k, v, options, false);
-    const scores = attentionComposed(plan, options.stage ?? "probabilities", options.softmaxDtype)!;
+    const stage = options.stage ?? "probabilities";
+    checkStage(stage, options.softmaxDtype);
+    const scores = attentionComposed(plan, stage, options.softmaxDtype)!;
     return { output: plan.result as Tensor as Tensor<D>, scores };
   });
 }

@@ -3,7 +3,7 @@ import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { cast } from "../../ops/cast.ts";
-import { floatOnly, oneEngine, sameDType } from "../../ops/check.ts";
+import { floatOnly, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
 import { fill } from "../../ops/create.ts";
 import type { AttentionOptions, ScoreOptions, Window } from "./options.ts";
 
@@ -126,7 +126,8 @@ export function resolveScores(
   };
 }
 function perSequence(name: string, t: Tensor, B: number, low: number, high: number): Tensor<"int32"> {
-  if (t.dtype !== "int32" || t.rank !== 1 || t.shape[0] !== B) {
+  int32Only("attention", name, t);
+  if (t.rank !== 1 || t.shape[0] !== B) {
     throw new ShapeError(`[attention] ${name} must be int32[${B}], one per sequence; got ${show(t)}`, {
       [name]: t.shape,
       B,
@@ -197,7 +198,7 @@ function resolveOperands(
   ] as [[number, number, number, number], [number, number, number, number], [number, number, number, number]];
   if (Bk !== B || Bv !== B) fail("batch sizes must match");
   if (Dk !== D) fail("q and k must have one head size");
-  if (D === 0) fail("the head size must be at least 1");
+  if (D === 0 || Dv === 0) fail("the head sizes must be at least 1");
   if (Hv !== Hkv || Sv !== Sk) fail("k and v must have the same heads and length");
   if (Hkv === 0 ? Hq !== 0 : Hq % Hkv !== 0) fail("query heads must be a multiple of key heads");
   return { views, dims: { B, S, Sk, Hq, Hkv, D, Dv } };
@@ -232,10 +233,17 @@ export function planAttention(
   const { views, dims } = resolveOperands(q, k, v, o.layout);
   const { B, S, Sk, Hq, D, Dv } = dims;
   const offset = o.queryOffset ?? "end";
-  if (typeof offset === "number" && !Number.isSafeInteger(offset)) {
-    throw new ArgumentError(`[attention] queryOffset must be a whole number; got ${offset}`, {
-      queryOffset: offset,
-    });
+  if (
+    typeof offset === "number"
+      ? !Number.isSafeInteger(offset)
+      : typeof offset === "string" && offset !== "end"
+  ) {
+    throw new ArgumentError(
+      `[attention] queryOffset must be a whole number, "end" or int32[B]; got ${offset}`,
+      {
+        queryOffset: offset,
+      },
+    );
   }
   const rules: ScoreRules = {
     ...resolveScores("attention", o, D, Hq, dtype),

@@ -2,7 +2,7 @@ import type { FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, ShapeError } from "../../core/errors.ts";
 import { show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, oneEngine, sameDType } from "../../ops/check.ts";
+import { floatOnly, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
 
 declare const checked: unique symbol;
 /** A checked write of new rows into pages. Only {@link planKvAppend} makes one. */
@@ -25,6 +25,7 @@ export function planKvAppend(
 ): KvAppendPlan {
   const engine = oneEngine("kvAppend", k, v, kPages, vPages, slots);
   for (const t of [k, v, kPages, vPages]) floatOnly("kvAppend", t);
+  int32Only("kvAppend", "slots", slots);
   sameDType("kvAppend", k, v);
   sameDType("kvAppend", kPages, vPages);
   const [P, Hkv, pageSize] = kPages.shape as unknown as [number, number, number];
@@ -44,7 +45,7 @@ export function planKvAppend(
       { k: k.shape, v: v.shape, kPages: kPages.shape, vPages: vPages.shape, slots: slots.shape },
     );
   }
-  if (slots.dtype !== "int32" || slots.rank !== 1)
+  if (slots.rank !== 1)
     throw new ShapeError(`[kvAppend] slots must be int32[T]; got ${show(slots)}`, { slots: slots.shape });
   if (engine.device === "cpu") {
     using dense = slots.contiguous();

@@ -2,7 +2,7 @@ import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, oneEngine } from "../../ops/check.ts";
+import { floatOnly, int32Only, oneEngine } from "../../ops/check.ts";
 import type { ScoreOptions } from "../attention/options.ts";
 import { resolveScores, type ScoreRules } from "../attention/plan.ts";
 
@@ -56,7 +56,8 @@ function bad(why: string, details: Record<string, unknown>): never {
 }
 /** The elements of an int32 vector on the host. */
 function values(t: Tensor<"int32">, name: string, length?: number): Int32Array {
-  if (t.dtype !== "int32" || t.rank !== 1 || (length !== undefined && t.size !== length)) {
+  int32Only("pagedAttention", name, t);
+  if (t.rank !== 1 || (length !== undefined && t.size !== length)) {
     throw new ShapeError(`[pagedAttention] ${name} must be int32[${length ?? "n"}]; got ${show(t)}`, {
       [name]: t.shape,
     });
@@ -143,6 +144,7 @@ export function planPagedAttention(
     vPages.rank === 4 &&
     Dk === D &&
     D > 0 &&
+    vPages.shape[3] !== 0 &&
     pageSize > 0 &&
     Hkv > 0 &&
     Hq % Hkv === 0;

@@ -2,7 +2,7 @@ import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, oneEngine } from "../../ops/check.ts";
+import { floatOnly, int32Only, oneEngine } from "../../ops/check.ts";
 import { arange } from "../../ops/create.ts";
 import type { RopeOptions } from "./options.ts";
 
@@ -22,12 +22,8 @@ export interface RopePlan {
   readonly inverse: boolean;
 }
 function checkPositions(positions: Tensor, B: number, S: number, rows: number): void {
-  if (
-    positions.dtype !== "int32" ||
-    positions.rank !== 2 ||
-    positions.shape[0] !== B ||
-    positions.shape[1] !== S
-  ) {
+  int32Only("rope", "positions", positions);
+  if (positions.rank !== 2 || positions.shape[0] !== B || positions.shape[1] !== S) {
     throw new ShapeError(
       `[rope] positions must be int32[${B}, ${S}] (batch, tokens); got ${show(positions)}`,
       {

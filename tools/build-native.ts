@@ -2,7 +2,7 @@
  * Builds libheed_cpu from source and puts it, with its manifest, where the engine loads it from: `bun run build:native`.
  * Writes nothing when the library breaks a requirement of native/elf.ts.
  */
-import { copyFileSync, mkdirSync, readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { abiVersion, sourceHash, type Manifest } from "../packages/engine-cpu/native/manifest.ts";
 import { inspect, requirements } from "./native/elf.ts";
@@ -27,7 +27,9 @@ async function manifestOf(library: string): Promise<Manifest> {
 
 async function main(): Promise<void> {
   if (process.platform !== "linux" || process.arch !== "x64") {
-    throw new Error(`the native library is for linux-x64; this is ${process.platform}-${process.arch}, where the portable engine runs`);
+    throw new Error(
+      `the native library is for linux-x64; this is ${process.platform}-${process.arch}, where the portable engine runs`,
+    );
   }
   build({ tests: false });
   const broken = requirements(LIBRARY).filter((r) => r.against.length > 0);
@@ -37,9 +39,14 @@ async function main(): Promise<void> {
   const folder = join(ROOT, "packages/engine-cpu/prebuilt/linux-x64");
   mkdirSync(folder, { recursive: true });
   const manifest = await manifestOf(LIBRARY);
-  copyFileSync(LIBRARY, join(folder, "libheed_cpu.so"));
+  // Renamed into place: overwriting the file would end every process that has it mapped, with a bus error.
+  const fresh = join(folder, "libheed_cpu.so.new");
+  copyFileSync(LIBRARY, fresh);
+  renameSync(fresh, join(folder, "libheed_cpu.so"));
   await Bun.write(join(folder, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-  console.log(`built libheed_cpu.so: ${manifest.bytes} bytes, ${manifest.symbols.length} functions, glibc ${manifest.glibc}`);
+  console.log(
+    `built libheed_cpu.so: ${manifest.bytes} bytes, ${manifest.symbols.length} functions, glibc ${manifest.glibc}`,
+  );
 }
 
 if (import.meta.main) {

@@ -50,9 +50,10 @@ export function lossChart(losses: readonly number[], levels: readonly Level[]): 
     (t) =>
       `<text x="${x(t)}" y="${top + height + 20}" text-anchor="middle" font-size="12" fill="#555">${t}</text>`,
   );
+  const lowest = Math.min(...levels.map((l) => l.value)); // its label stands below, so that close levels stay readable
   const lines = levels.map(
     (l) =>
-      `<line x1="${left}" x2="${left + width}" y1="${y(l.value)}" y2="${y(l.value)}" stroke="${l.colour}" stroke-dasharray="6 4"/><text x="${left + width}" y="${y(l.value)}" dy="-.5em" text-anchor="end" font-size="12" fill="${l.colour}">${escape(l.label)} ${l.value.toFixed(2)}</text>`,
+      `<line x1="${left}" x2="${left + width}" y1="${y(l.value)}" y2="${y(l.value)}" stroke="${l.colour}" stroke-dasharray="6 4"/><text x="${left + width}" y="${y(l.value)}" dy="${l.value === lowest ? "1.2em" : "-.5em"}" text-anchor="end" font-size="12" fill="${l.colour}">${escape(l.label)} ${l.value.toFixed(2)}</text>`,
   );
   const points = losses.map((loss, i) => `${x(i)},${y(loss)}`).join(" ");
   const curve = `<polyline points="${points}" fill="none" stroke="#2a788e" stroke-width="1.5"/>`;

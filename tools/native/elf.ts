@@ -18,7 +18,8 @@ export interface Symbols {
   readonly executableStack: boolean;
 }
 const byVersion = (a: string, b: string): number => a.localeCompare(b, "en", { numeric: true });
-const binutils = (command: readonly string[]): string => capture(command, "install binutils to inspect the native library");
+const binutils = (command: readonly string[]): string =>
+  capture(command, "install binutils to inspect the native library");
 
 /** Reads the dynamic section and symbol table of `library`. */
 export function inspect(library: string): Symbols {
@@ -45,7 +46,9 @@ export function sharedInlines(): string[] {
   const owners = new Map<string, Set<string>>();
   for (const level of [...LEVELS.map((l) => `kernels_${l}`), "heed_cpu"]) {
     const folder = join(BUILD, `CMakeFiles/${level}.dir`);
-    const objects = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".o"));
+    const objects = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((f) =>
+      f.endsWith(".o"),
+    );
     for (const line of binutils(["nm", ...objects.map((f) => join(folder, f))]).split("\n")) {
       const name = /[0-9a-f] [WVu] (\S+)$/.exec(line)?.[1];
       if (name !== undefined) owners.set(name, (owners.get(name) ?? new Set()).add(level));
@@ -66,10 +69,15 @@ export function requirements(library: string): Requirement[] {
   return [
     { name: "exports heed_* functions only", against: found.exported.filter((s) => !s.startsWith("heed_")) },
     { name: "needs libc, libm and pthreads only", against: found.needed.filter((n) => !NEEDED.has(n)) },
-    { name: "every import is a versioned glibc symbol", against: found.imported.filter((s) => !libc.test(s)) },
+    {
+      name: "every import is a versioned glibc symbol",
+      against: found.imported.filter((s) => !libc.test(s)),
+    },
     {
       name: `asks for glibc ${GLIBC_CEILING} at most`,
-      against: found.imported.filter((s) => byVersion(/GLIBC_([\d.]+)/.exec(s)?.[1] ?? "0", GLIBC_CEILING) > 0),
+      against: found.imported.filter(
+        (s) => byVersion(/GLIBC_([\d.]+)/.exec(s)?.[1] ?? "0", GLIBC_CEILING) > 0,
+      ),
     },
     { name: "no executable stack", against: found.executableStack ? ["GNU_STACK is RWE"] : [] },
     { name: "no inline function shared between instruction sets", against: sharedInlines() },

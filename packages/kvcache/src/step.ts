@@ -135,10 +135,11 @@ export class Step implements BlockTableReader {
   }
   /**
    * Stores the new rows of one layer, k [T, Hkv, D] and v [T, Hkv, Dv], converted to the cache's dtype. Writing a layer again
-   * replaces its rows. Throws ArgumentError (no such layer), ShapeError, DTypeError, DeviceError, StateError, DisposedError.
+   * replaces its rows; after a write that failed the layer counts as not written. Throws ArgumentError (no such layer), ShapeError, DTypeError, DeviceError, StateError, DisposedError.
    */
   write(layer: number, k: Tensor, v: Tensor): void {
     this.#requireLayer(layer, "write");
+    this.#written[layer] = 0; // if the engine fails half way, the rows are a mixture
     kvAppend(
       k,
       v,

@@ -3,7 +3,17 @@ import { portable } from "@heed/engine-cpu";
 import { type Engine, memoryUsage, OutOfMemoryError } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import type { KvCache, Sequence } from "../src/index.ts";
-import { append, booksOf, contents, expected, idsFrom, poisonedCache, writeLayer } from "./fixtures.ts";
+import {
+  append,
+  booksOf,
+  contents,
+  expected,
+  floats,
+  idsFrom,
+  poisonedCache,
+  rowsFor,
+  writeLayer,
+} from "./fixtures.ts";
 
 /** The portable engine, whose n-th call to alloc, upload or copy from `arm(n)` on throws once. */
 function faultyEngine(): { engine: Engine; arm: (n: number) => void; fired: () => boolean } {
@@ -46,8 +56,10 @@ describe("when the engine fails", () => {
   });
   test("reserve changes nothing, at each call that can fail, and works afterwards", () => {
     const { engine, arm, fired } = faultyEngine();
+    const start = memoryUsage().storages;
     let failures = 0;
     for (let n = 1; ; n++) {
+      expect(memoryUsage().storages).toBe(start); // the cache before this one has given all of it back
       using cache = poisonedCache({ engine, pageSize: 64, maxPages: 20 });
       const [a, b] = [cache.open(), cache.open()] as const;
       append(cache, [
@@ -76,10 +88,13 @@ describe("when the engine fails", () => {
     append(cache, [[sequence, idsFrom(0, 6)]]);
     const step = cache.reserve([{ sequence, tokens: 7 }]);
     writeLayer(cache, step, idsFrom(20, 7), 0);
+    writeLayer(cache, step, idsFrom(50, 7), 1);
+    using k = floats(rowsFor(cache, idsFrom(20, 7), 1, "k"), [7, 2, 3], "float32", engine);
+    using v = floats(rowsFor(cache, idsFrom(20, 7), 1, "v"), [7, 2, 2], "float32", engine);
     let failures = 0;
     for (let n = 1; ; n++) {
       arm(n);
-      if (!throws(() => writeLayer(cache, step, idsFrom(20, 7), 1))) break;
+      if (!throws(() => step.write(1, k, v))) break;
       expect(fired()).toBe(true);
       failures++;
       expect(() => step.view(1)).toThrow("has not written");

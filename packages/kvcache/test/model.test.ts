@@ -6,6 +6,7 @@ import { ArgumentError, DisposedError, memoryUsage, OutOfMemoryError } from "@he
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { type KvCache, type Sequence, StateError, type Step } from "../src/index.ts";
+import { engines } from "./engines.ts";
 import { booksOf, expected, gathered, poisonedCache, writeLayer } from "./fixtures.ts";
 
 const LAYERS = 2;
@@ -244,8 +245,8 @@ const commands = fc.commands(
   ],
   { maxCommands: 80, size: "max" }, // the default size stops at about ten
 );
-function runTrace(trace: Iterable<Command>): void {
-  using cache = poisonedCache({ layers: LAYERS, pageSize: PAGE, maxPages: PAGES, numKvHeads: 1 });
+function runTrace(trace: Iterable<Command>, engine: string): void {
+  using cache = poisonedCache({ engine, layers: LAYERS, pageSize: PAGE, maxPages: PAGES, numKvHeads: 1 });
   const model: Model = {
     sequences: [],
     steps: [],
@@ -256,9 +257,15 @@ function runTrace(trace: Iterable<Command>): void {
   fc.modelRun(() => ({ model, real }), trace);
 }
 
-test("any trace of commands leaves the cache as the model says, and disposal frees everything", () => {
-  const before = memoryUsage();
-  fc.assert(fc.property(commands, runTrace), { numRuns: 150 });
-  expect(memoryUsage().bytes).toBe(before.bytes);
-  expect(memoryUsage().storages).toBe(before.storages);
-});
+test.each(engines)(
+  "any trace of commands on %s leaves the cache as the model says, and disposal frees everything",
+  (engine) => {
+    const before = memoryUsage();
+    fc.assert(
+      fc.property(commands, (trace) => runTrace(trace, engine)),
+      { numRuns: 150 },
+    );
+    expect(memoryUsage().bytes).toBe(before.bytes);
+    expect(memoryUsage().storages).toBe(before.storages);
+  },
+);

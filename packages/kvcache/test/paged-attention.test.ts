@@ -168,33 +168,36 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
       { numRuns: 40 },
     );
   });
-  test("paged equals contiguous, whatever the page size", () => {
-    fc.assert(
-      fc.property(batches, (batch) => {
-        using cache = shuffledCache(batch, "float32", engine, 1);
-        using step = stepOf(cache, batch);
-        scope(() => {
-          const view = step.view(0);
-          const paged = read(pagedAttention(queries(step, batch, "float32", engine), view, { fused: "off" }));
-          let at = 0;
-          batch.sequences.forEach((s, n) => {
-            if (s.queries === 0) return;
-            const rows = gathered(cache, view, n);
-            const length = s.cached + s.queries;
-            const q = queries(step, batch, "float32", engine)
-              .slice(0, at, at + s.queries)
-              .unsqueeze(0) as Tensor<FloatDType>;
-            const k = floats(rows.k, [1, length, HKV, D], "float32", engine) as Tensor<FloatDType>;
-            const v = floats(rows.v, [1, length, HKV, DV], "float32", engine) as Tensor<FloatDType>;
-            const contiguous = read(attention(q, k, v, { isCausal: true, fused: "off" }));
-            assertClose(paged.slice(at * HQ * DV, (at + s.queries) * HQ * DV), contiguous);
-            at += s.queries;
+  test.each(["off", "auto"] as const)(
+    "paged equals contiguous to the bit, whatever the page size, with fused: %p",
+    (fused) => {
+      fc.assert(
+        fc.property(batches, (batch) => {
+          using cache = shuffledCache(batch, "float32", engine, 1);
+          using step = stepOf(cache, batch);
+          scope(() => {
+            const view = step.view(0);
+            const paged = read(pagedAttention(queries(step, batch, "float32", engine), view, { fused }));
+            let at = 0;
+            batch.sequences.forEach((s, n) => {
+              if (s.queries === 0) return;
+              const rows = gathered(cache, view, n);
+              const length = s.cached + s.queries;
+              const q = queries(step, batch, "float32", engine)
+                .slice(0, at, at + s.queries)
+                .unsqueeze(0) as Tensor<FloatDType>;
+              const k = floats(rows.k, [1, length, HKV, D], "float32", engine) as Tensor<FloatDType>;
+              const v = floats(rows.v, [1, length, HKV, DV], "float32", engine) as Tensor<FloatDType>;
+              const contiguous = read(attention(q, k, v, { isCausal: true, fused }));
+              assertClose(paged.slice(at * HQ * DV, (at + s.queries) * HQ * DV), contiguous);
+              at += s.queries;
+            });
           });
-        });
-      }),
-      { numRuns: 40 },
-    );
-  });
+        }),
+        { numRuns: 40 },
+      );
+    },
+  );
   test("a prefill of 7 tokens and 3 decode steps equals a prefill of 10, and an early key matters", () => {
     const batch = (cached: number, n: number): Batch => ({
       pageSize: 4,

@@ -10,7 +10,7 @@
 
 namespace heed::HEED_ISA {
 namespace {
-// A reducer folds vectors of Wide into a State. A State is `Parts` vectors, or as many scalars when it is stored.
+// A reducer folds vectors of Wide into a state of kParts vectors (scalars, where single states are merged).
 template <class A> HEED_INLINE Vec<A> LoadWide(const A* p, Tag<A>) { return Load(p); }
 HEED_INLINE Vec<double> LoadWide(const float* p, Tag<double>) {
   typedef float Half __attribute__((vector_size(kVecBytes / 2), aligned(4), may_alias));
@@ -92,31 +92,35 @@ Plan MakePlan(const heed_reduce& p) {
   return plan;
 }
 
-/// What the template parameters have in common: T storage type, R reducer.
-template <class T, template <class> class Reducer> struct Fold {
+/// The typed steps of a reduction; the loops around them are compiled once. `lanes` states lie part after part: part p of state i is
+/// element p * lanes + i.
+struct Steps {
+  int64_t state_bytes;
+  void (*clear)(void* states, int64_t lanes);
+  void (*row)(const char* x, int64_t step, int64_t n, void* state);      // folds n elements into one state
+  void (*column)(const char* x, int64_t step, int64_t n, void* states);  // folds element i into state i of kBlock
+  void (*merge)(void* into, const void* other, int64_t lanes);
+  void (*store)(char* out, int64_t step, int64_t n, const void* states, int64_t lanes);
+};
+constexpr int64_t kMostStateBytes = 16;
+
+/// T storage type, R reducer of its arithmetic type.
+template <class T, class R> struct Fold {
   using A = Acc<T>;
-  using R = Reducer<A>;
   using Wide = typename R::Wide;
   static constexpr int kParts = R::kParts;
   static constexpr int64_t W = Width<Wide>;
   static constexpr int kChains = 4;  // additions have a latency of 4
-  using State = Vec<Wide>[kParts];
-  struct Scalar { Wide at[kParts]; };
+  using Vector = Vec<Wide>[kParts];
+  using Scalar = Wide[kParts];
 
-  static HEED_ALWAYS_INLINE void Clear(State& state) {
-    for (int part = 0; part < kParts; part++) state[part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
+  static void Clear(void* states, int64_t lanes) {
+    for (int64_t i = 0; i < kParts * lanes; i++) static_cast<Wide*>(states)[i] = i < lanes ? static_cast<Wide>(R::kIdentity) : Wide{};
   }
-  static HEED_ALWAYS_INLINE Scalar Identity() {
-    Scalar s = {};
-    s.at[0] = static_cast<Wide>(R::kIdentity);
-    return s;
-  }
-  static HEED_ALWAYS_INLINE A Result(const Scalar& s) { return static_cast<A>(R::Result(s.at)); }
-
-  /// Folds n elements, `step` bytes apart, into one state.
-  static __attribute__((noinline)) void Row(const char* p, int64_t step, int64_t n, Scalar& into) {
-    State chain[kChains];
-    HEED_UNROLL for (int c = 0; c < kChains; c++) Clear(chain[c]);
+  static void Row(const char* p, int64_t step, int64_t n, void* state) {
+    Vector chain[kChains];
+    for (Vector& v : chain)
+      for (int part = 0; part < kParts; part++) v[part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
     Buffer<A> buffer;
     ForEachBlock(n, [&](int64_t start, int64_t length) {
       const A* x = Fetch<T>(p + start * step, step, length, buffer.at);
@@ -125,158 +129,134 @@ template <class T, template <class> class Reducer> struct Fold {
         HEED_UNROLL for (int c = 0; c < kChains; c++) R::Add(chain[c], LoadWide(x + i + c * W, Tag<Wide>{}));
       for (; i < length; i += W) {
         A rest[2 * W];  // LoadWide may read W elements of A
-        for (int64_t k = 0; k < W; k++) rest[k] = i + k < length ? x[i + k] : R::kIdentity;
+        for (A& a : rest) a = R::kIdentity;
+        memcpy(rest, x + i, (length - i < W ? length - i : W) * sizeof(A));
         R::Add(chain[0], LoadWide(rest, Tag<Wide>{}));
       }
     });
     for (int c = 1; c < kChains; c++) R::Merge(chain[0], chain[c]);
-    Scalar lanes[W];
-    for (int64_t k = 0; k < W; k++)
-      for (int part = 0; part < kParts; part++) lanes[k].at[part] = chain[0][part][k];
-    for (int64_t half = W / 2; half; half /= 2)
-      for (int64_t k = 0; k < half; k++) R::Merge(lanes[k].at, lanes[k + half].at);
-    R::Merge(into.at, lanes[0].at);
+    Wide lanes[kParts][W];
+    for (int part = 0; part < kParts; part++) Store<Wide>(lanes[part], chain[0][part]);
+    for (int64_t k = 1; k < W; k++) MergeLane(lanes[0], W, 0, lanes[0], W, k);
+    MergeLane(static_cast<Wide*>(state), 1, 0, lanes[0], W, 0);
   }
-  /// Adds n <= kBlock elements to n states, stored part after part.
-  static __attribute__((noinline)) void Column(const char* p, int64_t step, int64_t n, Wide* states) {
+  static void Column(const char* p, int64_t step, int64_t n, void* states) {
     Buffer<A> buffer;
     const A* x = Fetch<T>(p, step, n, buffer.at);
-    for (int64_t i = 0; i < n; i += W) {
-      State state;
-      for (int part = 0; part < kParts; part++) state[part] = Load(states + part * kBlock + i);
-      R::Add(state, LoadWide(x + i, Tag<Wide>{}));
-      for (int part = 0; part < kParts; part++) Store<Wide>(states + part * kBlock + i, state[part]);
+    Wide* at = static_cast<Wide*>(states);
+    for (int64_t i = 0; i < n; i += W, at += W) {
+      Vector v;
+      for (int part = 0; part < kParts; part++) v[part] = Load(at + part * kBlock);
+      R::Add(v, LoadWide(x + i, Tag<Wide>{}));
+      for (int part = 0; part < kParts; part++) Store<Wide>(at + part * kBlock, v[part]);
     }
   }
+  /// State i of `into` takes in state j of `other`.
+  static void MergeLane(Wide* into, int64_t lanes, int64_t i, const Wide* other, int64_t other_lanes, int64_t j) {
+    Scalar a, b;
+    for (int part = 0; part < kParts; part++) a[part] = into[part * lanes + i], b[part] = other[part * other_lanes + j];
+    R::Merge(a, b);
+    for (int part = 0; part < kParts; part++) into[part * lanes + i] = a[part];
+  }
+  static void Merge(void* into, const void* other, int64_t lanes) {
+    for (int64_t i = 0; i < lanes; i++) MergeLane(static_cast<Wide*>(into), lanes, i, static_cast<const Wide*>(other), lanes, i);
+  }
+  static void Put(char* out, int64_t step, int64_t n, const void* states, int64_t lanes) {
+    for (int64_t i = 0; i < n; i++) {
+      Scalar state;
+      for (int part = 0; part < kParts; part++) state[part] = static_cast<const Wide*>(states)[part * lanes + i];
+      *Element<T>(out, i * step) = FromFloat<T>(static_cast<A>(R::Result(state)));
+    }
+  }
+  static constexpr Steps kSteps = {kParts * sizeof(Wide), Clear, Row, Column, Merge, Put};
 };
 
-/// Reductions of this many elements and more may be cut into pieces of half of it.
-constexpr int64_t kSplit = 2 * kTaskElements;
-constexpr int64_t kEnough = 64;  // results, from which on there are enough tasks without pieces
+// Where the contiguous axis goes, a group is one result and a unit a stretch of at most kUnit elements; where it stays, a group is
+// up to kBlock neighbouring results and a unit one row of them. Groups with this many elements may be cut into pieces of units.
+constexpr int64_t kUnit = 4096, kSplit = 2 * kTaskElements;
+constexpr int64_t kEnough = 64;  // groups, from which on there are tasks enough without pieces
 
-/// The contiguous axis goes: a result is a fold over rows. Long rows are cut into units of at most kUnit elements.
-template <class T, template <class> class Reducer> int FoldRows(const Plan& plan) {
-  using F = Fold<T, Reducer>;
-  using Scalar = typename F::Scalar;
-  constexpr int64_t kUnit = 4096;
-  const Nest<2>&kept = plan.kept, &reduced = plan.reduced;
-  const int outer = reduced.rank > 0 ? reduced.rank - 1 : 0;
-  const int64_t n = reduced.rank > 0 ? reduced.shape[outer] : 1, step = reduced.rank > 0 ? reduced.strides[outer][0] : 0;
-  const int64_t per_row = (n + kUnit - 1) / kUnit, units = reduced.size / n * per_row;
-  const auto fold = [&](const char* base, int64_t begin, int64_t end, Scalar& into) {
-    Cursor<2> cursor(reduced, outer, begin / per_row);
-    int64_t part = begin % per_row;
+class Reduction {
+ public:
+  Reduction(const Plan& plan, const Steps& steps) : kept_(plan.kept), reduced_(plan.reduced), steps_(steps), rows_(plan.inner_reduced) {
+    kept_axes_ = rows_ ? kept_.rank : kept_.rank - 1;
+    reduced_axes_ = rows_ && reduced_.rank > 0 ? reduced_.rank - 1 : reduced_.rank;
+    if (!rows_) columns_ = kept_.shape[kept_axes_], step_ = kept_.strides[kept_axes_][0], out_step_ = kept_.strides[kept_axes_][1];
+    else if (reduced_.rank > 0) length_ = reduced_.shape[reduced_axes_], step_ = reduced_.strides[reduced_axes_][0];
+    lanes_ = rows_ ? 1 : kBlock;
+    blocks_ = (columns_ + kBlock - 1) / kBlock, chunks_ = (length_ + kUnit - 1) / kUnit;
+    groups_ = kept_.size / columns_ * blocks_, units_ = reduced_.size / length_ * chunks_;
+  }
+  int Run() const {
+    const int64_t width = columns_ < kBlock ? columns_ : kBlock, elements = width * reduced_.size;
+    const bool whole = groups_ >= kEnough || elements < kSplit || units_ < 2;
+    if (whole) {
+      ParallelRange(groups_, (kTaskElements + elements - 1) / elements, [&](int64_t begin, int64_t end, int) {
+        char states[kBlock * kMostStateBytes] __attribute__((aligned(kVecBytes)));
+        for (int64_t group = begin; group < end; group++) {
+          FoldUnits(group, 0, units_, states);
+          StoreGroup(group, states);
+        }
+      });
+      return HEED_OK;
+    }
+    const int64_t per_piece = (kTaskElements * units_ + elements - 1) / elements, pieces = (units_ + per_piece - 1) / per_piece;
+    const int64_t bytes = lanes_ * steps_.state_bytes;
+    char* partial = static_cast<char*>(SharedScratch(0, groups_ * pieces * bytes));
+    if (partial == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[reduce] no memory for %ld partial results", static_cast<long>(groups_ * pieces));
+    ParallelFor(groups_ * pieces, [&](int64_t task, int) {
+      const int64_t begin = task % pieces * per_piece, end = begin + per_piece < units_ ? begin + per_piece : units_;
+      FoldUnits(task / pieces, begin, end, partial + task * bytes);
+    });
+    for (int64_t group = 0; group < groups_; group++) {
+      char* first = partial + group * pieces * bytes;
+      for (int64_t piece = 1; piece < pieces; piece++) steps_.merge(first, first + piece * bytes, lanes_);
+      StoreGroup(group, first);
+    }
+    return HEED_OK;
+  }
+
+ private:
+  /// Offsets of a group's first element in x and out; returns the number of its results.
+  int64_t Locate(int64_t group, int64_t (&offset)[2]) const {
+    kept_.Seek(group / blocks_, kept_axes_, offset);
+    const int64_t start = group % blocks_ * kBlock;
+    if (!rows_) offset[0] += start * step_, offset[1] += start * out_step_;
+    return columns_ - start < kBlock ? columns_ - start : kBlock;
+  }
+  void FoldUnits(int64_t group, int64_t begin, int64_t end, void* states) const {
+    int64_t offset[2];
+    const int64_t n = Locate(group, offset);
+    const char* base = kept_.data[0] + offset[0];
+    steps_.clear(states, lanes_);
+    Cursor<2> cursor(reduced_, reduced_axes_, begin / chunks_);
+    int64_t chunk = begin % chunks_;
     for (int64_t unit = begin; unit < end; unit++) {
-      const int64_t start = part * kUnit, length = n - start < kUnit ? n - start : kUnit;
-      F::Row(base + cursor.offset[0] + start * step, step, length, into);
-      if (++part == per_row) part = 0, cursor.Next();
+      const char* x = base + cursor.offset[0];
+      const int64_t start = chunk * kUnit;
+      if (rows_) steps_.row(x + start * step_, step_, length_ - start < kUnit ? length_ - start : kUnit, states);
+      else steps_.column(x, step_, n, states);
+      if (++chunk == chunks_) chunk = 0, cursor.Next();
     }
-  };
-  const auto store = [&](char* out, const Scalar& state) { *reinterpret_cast<T*>(out) = FromFloat<T>(F::Result(state)); };
-  if (kept.size >= kEnough || reduced.size < kSplit || units < 2) {
-    const int64_t grain = (kTaskElements + reduced.size - 1) / reduced.size;
-    ParallelRange(kept.size, grain, [&](int64_t begin, int64_t end, int) {
-      Cursor<2> cursor(kept, kept.rank, begin);
-      for (int64_t i = begin; i < end; i++, cursor.Next()) {
-        Scalar state = F::Identity();
-        fold(cursor.Data(0), 0, units, state);
-        store(cursor.Data(1), state);
-      }
-    });
-    return HEED_OK;
   }
-  const int64_t unit_elements = reduced.size / units + 1, per_piece = (kTaskElements + unit_elements - 1) / unit_elements;
-  const int64_t pieces = (units + per_piece - 1) / per_piece;
-  Scalar* partial = static_cast<Scalar*>(SharedScratch(0, kept.size * pieces * sizeof(Scalar)));
-  if (partial == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[reduce] no memory for %ld partial results", static_cast<long>(kept.size * pieces));
-  ParallelFor(kept.size * pieces, [&](int64_t task, int) {
-    const int64_t piece = task % pieces, begin = piece * per_piece, end = begin + per_piece < units ? begin + per_piece : units;
+  void StoreGroup(int64_t group, const void* states) const {
     int64_t offset[2];
-    kept.Seek(task / pieces, kept.rank, offset);
-    Scalar state = F::Identity();
-    fold(kept.data[0] + offset[0], begin, end, state);
-    partial[task] = state;
-  });
-  for (int64_t i = 0; i < kept.size; i++) {
-    for (int64_t piece = 1; piece < pieces; piece++) F::R::Merge(partial[i * pieces].at, partial[i * pieces + piece].at);
-    int64_t offset[2];
-    kept.Seek(i, kept.rank, offset);
-    store(kept.data[1] + offset[1], partial[i * pieces]);
+    const int64_t n = Locate(group, offset);
+    steps_.store(kept_.data[1] + offset[1], out_step_, n, states, lanes_);
   }
-  return HEED_OK;
-}
 
-/// The contiguous axis stays: results are folded side by side, kBlock columns at a time.
-template <class T, template <class> class Reducer> int FoldColumns(const Plan& plan) {
-  using F = Fold<T, Reducer>;
-  using Wide = typename F::Wide;
-  using Scalar = typename F::Scalar;
-  constexpr int64_t kStates = F::kParts * kBlock;
-  const Nest<2>&kept = plan.kept, &reduced = plan.reduced;
-  const int outer = kept.rank - 1;
-  const int64_t n = kept.shape[outer], step = kept.strides[outer][0], out_step = kept.strides[outer][1];
-  const int64_t blocks = (n + kBlock - 1) / kBlock, groups = kept.size / n * blocks;
-  const int64_t width = n < kBlock ? n : kBlock;
-  const auto at = [&](int64_t group, int64_t (&offset)[2], int64_t& length) {
-    kept.Seek(group / blocks, outer, offset);
-    const int64_t start = group % blocks * kBlock;
-    offset[0] += start * step, offset[1] += start * out_step;
-    length = n - start < kBlock ? n - start : kBlock;
-  };
-  const auto fold = [&](int64_t group, int64_t begin, int64_t end, Wide* states) {
-    int64_t offset[2], length;
-    at(group, offset, length);
-    for (int64_t i = 0; i < kStates; i++) states[i] = i < kBlock ? static_cast<Wide>(F::R::kIdentity) : Wide{};
-    Cursor<2> cursor(reduced, reduced.rank, begin);
-    for (int64_t row = begin; row < end; row++, cursor.Next())
-      F::Column(kept.data[0] + offset[0] + cursor.offset[0], step, length, states);
-  };
-  const auto store = [&](int64_t group, const Wide* states) {
-    int64_t offset[2], length;
-    at(group, offset, length);
-    for (int64_t i = 0; i < length; i++) {
-      Scalar state;
-      for (int part = 0; part < F::kParts; part++) state.at[part] = states[part * kBlock + i];
-      *reinterpret_cast<T*>(kept.data[1] + offset[1] + i * out_step) = FromFloat<T>(F::Result(state));
-    }
-  };
-  const int64_t group_elements = width * reduced.size;
-  if (groups >= kEnough || group_elements < kSplit || reduced.size < 2) {
-    ParallelRange(groups, (kTaskElements + group_elements - 1) / group_elements, [&](int64_t begin, int64_t end, int) {
-      Wide states[kStates] __attribute__((aligned(kVecBytes)));
-      for (int64_t group = begin; group < end; group++) {
-        fold(group, 0, reduced.size, states);
-        store(group, states);
-      }
-    });
-    return HEED_OK;
-  }
-  const int64_t per_piece = (kTaskElements + width - 1) / width, pieces = (reduced.size + per_piece - 1) / per_piece;
-  Wide* partial = static_cast<Wide*>(SharedScratch(0, groups * pieces * kStates * sizeof(Wide)));
-  if (partial == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[reduce] no memory for %ld partial results", static_cast<long>(groups * pieces));
-  ParallelFor(groups * pieces, [&](int64_t task, int) {
-    const int64_t begin = task % pieces * per_piece, end = begin + per_piece < reduced.size ? begin + per_piece : reduced.size;
-    fold(task / pieces, begin, end, partial + task * kStates);
-  });
-  for (int64_t group = 0; group < groups; group++) {
-    Wide* first = partial + group * pieces * kStates;
-    for (int64_t piece = 1; piece < pieces; piece++) {
-      for (int64_t i = 0; i < width; i++) {
-        Scalar a, b;
-        for (int part = 0; part < F::kParts; part++)
-          a.at[part] = first[part * kBlock + i], b.at[part] = first[piece * kStates + part * kBlock + i];
-        F::R::Merge(a.at, b.at);
-        for (int part = 0; part < F::kParts; part++) first[part * kBlock + i] = a.at[part];
-      }
-    }
-    store(group, first);
-  }
-  return HEED_OK;
-}
+  const Nest<2>&kept_, &reduced_;
+  const Steps& steps_;
+  bool rows_;
+  int kept_axes_, reduced_axes_;  // axes outside of a group, and of a unit
+  int64_t columns_ = 1, length_ = 1, step_ = 0, out_step_ = 0;
+  int64_t lanes_, blocks_, chunks_, groups_, units_;
+};
+
 /// The sum of nothing.
-template <class T> int FoldNothing(const Plan& plan) {
+template <class T> int StoreZeros(const Plan& plan) {
   Cursor<2> cursor(plan.kept, plan.kept.rank, 0);
-  for (int64_t i = 0; i < plan.kept.size; i++, cursor.Next()) *reinterpret_cast<T*>(cursor.Data(1)) = FromFloat<T>(Acc<T>{});
+  for (int64_t i = 0; i < plan.kept.size; i++, cursor.Next()) *Element<T>(cursor.Data(1), 0) = FromFloat<T>(Acc<T>{});
   return HEED_OK;
 }
 template <template <class> class Reducer> int Dispatch(const heed_reduce& p) {
@@ -285,8 +265,7 @@ template <template <class> class Reducer> int Dispatch(const heed_reduce& p) {
   if (plan.reduced.size == 0 && p.op != HEED_REDUCE_SUM) return Fail(HEED_INVALID, "[reduce] the max or min of nothing is not defined");
   const int status = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (plan.reduced.size == 0) return FoldNothing<T>(plan);
-    return plan.inner_reduced ? FoldRows<T, Reducer>(plan) : FoldColumns<T, Reducer>(plan);
+    return plan.reduced.size == 0 ? StoreZeros<T>(plan) : Reduction(plan, Fold<T, Reducer<Acc<T>>>::kSteps).Run();
   });
   return status == HEED_UNSUPPORTED ? Fail(status, "[reduce] not defined for dtype %d", p.x.dtype) : status;
 }

@@ -38,8 +38,17 @@ template <class T> constexpr int Width = Lanes<T>::kCount;
 template <class T> HEED_INLINE Vec<T> Set1(T x) { return x - Vec<T>{}; }  // x - 0 keeps the sign of -0
 template <class T> HEED_INLINE Vec<T> Load(const T* p) { return *reinterpret_cast<const typename Lanes<T>::U*>(p); }
 template <class T> HEED_INLINE void Store(T* p, Vec<T> x) { *reinterpret_cast<typename Lanes<T>::U*>(p) = x; }
-/// a * b + c; one rounding where the target has FMA (-ffp-contract=fast fuses it).
+/// a * b + c; one rounding where the target has FMA. Spelt out, because -ffp-contract=fast leaves the choice to the compiler, and GCC
+/// tuned for Zen splits a lone chain of them: the same sum would then have other bits in another loop.
+#if defined(__AVX512F__)
+HEED_INLINE Vec<float> Fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+HEED_INLINE Vec<double> Fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__FMA__)
+HEED_INLINE Vec<float> Fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+HEED_INLINE Vec<double> Fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
+#else
 template <class V> HEED_INLINE V Fma(V a, V b, V c) { return a * b + c; }
+#endif
 /// b where a is NaN, so Max(x, running) forgets a NaN in x; the NaN comes back through exp(x - max).
 template <class V> HEED_INLINE V Max(V a, V b) { return a > b ? a : b; }
 template <class V> HEED_INLINE V Min(V a, V b) { return a < b ? a : b; }

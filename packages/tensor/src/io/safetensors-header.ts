@@ -47,6 +47,21 @@ function isObject(value: unknown): value is Record<string, unknown> {
 function isLength(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
+/** A name that one object of a valid JSON text has twice, which JSON.parse would settle by silently dropping the first. */
+function repeatedName(json: string): string | undefined {
+  const open: Set<string>[] = [];
+  for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*:)?|[{}]/g)) {
+    if (token === "{") open.push(new Set());
+    else if (token === "}") open.pop();
+    else if (token.endsWith(":")) {
+      const name = JSON.parse(token.slice(0, -1)) as string;
+      const names = open[open.length - 1]!;
+      if (names.has(name)) return name;
+      names.add(name);
+    }
+  }
+  return undefined;
+}
 function readJson(bytes: Uint8Array, fail: Fail): { json: Record<string, unknown>; dataStart: number } {
   if (bytes.length < HEADER_BYTES)
     fail(`has ${bytes.length} bytes; the header's length alone takes ${HEADER_BYTES}`, {
@@ -70,13 +85,15 @@ function readJson(bytes: Uint8Array, fail: Fail): { json: Record<string, unknown
   if (bytes[HEADER_BYTES] !== 0x7b)
     fail("has a header that does not start with {: it is not a safetensors file");
   let json: unknown;
+  let repeated: string | undefined;
   try {
-    json = JSON.parse(
-      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(HEADER_BYTES, dataStart)),
-    );
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(HEADER_BYTES, dataStart));
+    json = JSON.parse(text);
+    repeated = repeatedName(text);
   } catch (error) {
     fail(`has a header that is not valid JSON in UTF-8 (${(error as Error).message})`);
   }
+  if (repeated !== undefined) fail(`names "${repeated}" twice in its header`, { name: repeated });
   if (!isObject(json)) fail("has a header that is not a JSON object");
   return { json: json as Record<string, unknown>, dataStart };
 }
@@ -128,7 +145,9 @@ function readEntry(
  */
 export function parseHeader(bytes: Uint8Array, source: string): FileHeader {
   const fail: Fail = (why, details) => {
-    throw new FormatError(`[safetensors] ${source} ${why}`, { source, ...details });
+    // A hostile name or shape may be as long as the header.
+    const words = why.length > 1000 ? `${why.slice(0, 1000)}...` : why;
+    throw new FormatError(`[safetensors] ${source} ${words}`, { source, ...details });
   };
   const { json, dataStart } = readJson(bytes, fail);
   const metadata = readMetadata(json["__metadata__"], fail);

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { closeSync, fstatSync, openSync } from "node:fs";
+import { statSync } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { DTYPES, type DType } from "../core/dtype.ts";
@@ -103,21 +103,16 @@ export class SafetensorsFile {
  * own error. The file must not be shortened while it is mapped.
  */
 export function openSafetensors(path: string): SafetensorsFile {
-  const file = openSync(path, "r");
-  try {
-    const status = fstatSync(file);
-    if (!status.isFile()) throw new FormatError(`[safetensors] ${path} is not a regular file`, { path });
-    if (status.size < HEADER_BYTES) {
-      throw new FormatError(
-        `[safetensors] ${path} has ${status.size} bytes; the header's length alone takes ${HEADER_BYTES}`,
-        {
-          path,
-          bytes: status.size,
-        },
-      );
-    }
-  } finally {
-    closeSync(file);
+  const status = statSync(path); // before opening: a pipe would wait for its writer
+  if (!status.isFile()) throw new FormatError(`[safetensors] ${path} is not a regular file`, { path });
+  if (status.size < HEADER_BYTES) {
+    throw new FormatError(
+      `[safetensors] ${path} has ${status.size} bytes; the header's length alone takes ${HEADER_BYTES}`,
+      {
+        path,
+        bytes: status.size,
+      },
+    );
   }
   return new SafetensorsFile(Bun.mmap(path, { shared: false }), path);
 }
@@ -129,6 +124,13 @@ function layOut(
   tensors: NamedTensors,
   metadata: Readonly<Record<string, string>>,
 ): { header: Uint8Array; order: [string, Tensor][] } {
+  for (const [name, value] of Object.entries(metadata)) {
+    if (typeof value === "string") continue;
+    throw new ArgumentError(
+      `[safetensors] metadata must map names to strings; "${name}" is ${typeof value}`,
+      { name },
+    );
+  }
   const order = [...(tensors instanceof Map ? tensors : Object.entries(tensors))] as [string, Tensor][];
   const width = (t: Tensor): number => DTYPES[t.dtype].bytes;
   order.sort(([a, x], [b, y]) => width(y) - width(x) || (a < b ? -1 : a > b ? 1 : 0));

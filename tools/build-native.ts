@@ -10,11 +10,11 @@ import { build, capture, compiler, flags, LIBRARY, ROOT } from "./native/toolcha
 
 export { sourceHash };
 
-async function manifestOf(library: string): Promise<Manifest> {
+async function manifestOf(library: string, hash: string): Promise<Manifest> {
   const contents = readFileSync(library);
   const { exported, glibc } = inspect(library);
   return {
-    sourceHash: sourceHash(),
+    sourceHash: hash,
     libraryHash: new Bun.CryptoHasher("sha256").update(contents).digest("hex"),
     bytes: contents.length,
     abiVersion: abiVersion(),
@@ -31,14 +31,16 @@ async function main(): Promise<void> {
       `the native library is for linux-x64; this is ${process.platform}-${process.arch}, where the portable engine runs`,
     );
   }
+  const hash = sourceHash();
   build({ tests: false });
   const broken = requirements(LIBRARY).filter((r) => r.against.length > 0);
   if (broken.length > 0) {
     throw new Error(`not written: ${broken.map((r) => `${r.name}: ${r.against.join(", ")}`).join("\n")}`);
   }
+  if (hash !== sourceHash()) throw new Error("not written: the sources changed while they were compiled; build again");
   const folder = join(ROOT, "packages/engine-cpu/prebuilt/linux-x64");
   mkdirSync(folder, { recursive: true });
-  const manifest = await manifestOf(LIBRARY);
+  const manifest = await manifestOf(LIBRARY, hash);
   // Renamed into place: overwriting the file would end every process that has it mapped, with a bus error.
   const fresh = join(folder, "libheed_cpu.so.new");
   copyFileSync(LIBRARY, fresh);

@@ -42,14 +42,15 @@ HEED_INLINE void DotStep(Vec<T> (&sums)[Width<T>], const T* q, int64_t q_row, co
 /// One task: up to kDecodeRows rows, in groups of at most four.
 template <class T, class K> struct DecodeTask : TaskRows<T> {
   using Base = TaskRows<T>;
-  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::Local;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local;
   static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
   int64_t padded, D, Dv;  // rows, D and Dv rounded up
   const char *keys[kKeyBlock], *next_keys[kKeyBlock], *values[kKeyBlock];
 
   static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv) {
     const int64_t padded = RoundUp(rows, 4);
-    return (padded * (Padded<T>(D) + kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(padded, 16)) * static_cast<int64_t>(sizeof(T));
+    return (padded * (Padded<T>(D) + kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(padded, 16)) * static_cast<int64_t>(sizeof(T)) +
+           padded * static_cast<int64_t>(sizeof(KeyRange));
   }
   DecodeTask(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of, char* scratch)
       : Base(problem, sequence, of), padded(RoundUp(Base::rows, 4)), D(Padded<T>(problem.D)), Dv(Padded<T>(problem.Dv)) {
@@ -59,6 +60,7 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     sum = out + padded * Dv;
     m = sum + padded * Width<T>;
     alpha = m + RoundUp(padded, 16);
+    range = reinterpret_cast<KeyRange*>(alpha + RoundUp(padded, 16));
   }
   /// p[r + i][j] = q[r + i] . key j for R rows and the keys [0, n) of the block (rounded up: later ones repeat the last).
   template <int R> void Dots(int64_t r, int64_t n, bool prefetch) {
@@ -149,8 +151,8 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     const bool select = !same && !Finite(low, high);
     for (int64_t r = 0; r < rows; r++) {
       T* row = p + r * kKeyBlock;
-      const KeyRange range = Local(r, j0);
-      a.rules.Finish(row, kKeyBlock, range.first, range.end, Base::At(r), j0);
+      const KeyRange local = Local(r, j0);
+      a.rules.Finish(row, kKeyBlock, local.first, local.end, Base::At(r), j0);
       const uint64_t visible = select ? VisibleBits(row) : 0;
       SoftmaxRow<T>(row, m + r, sum + r * Width<T>, alpha + r);
       if (select) AccumulateSelected(r, visible);

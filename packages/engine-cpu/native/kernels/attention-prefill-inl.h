@@ -108,7 +108,7 @@ template <class F> HEED_INLINE void WithVecs(int64_t n, const F& f) {
 /// One task. Its rows are padded to whole tiles.
 template <class T> struct PrefillTask : TaskRows<T> {
   using Base = TaskRows<T>;
-  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::Local;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local;
   int64_t tiled;  // rows rounded up to kTileRows
   T* packed;
   uint64_t* bits;  // per row: the keys of this block that it sees; kept only for a block whose values are not finite
@@ -118,7 +118,7 @@ template <class T> struct PrefillTask : TaskRows<T> {
     const int64_t tiled = RoundUp(rows, kTileRows);
     const int64_t numbers = RoundUp(tiled * D, 16) + tiled * (kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(tiled, 16) +
                             (own_block ? PackedSize<T>(D, Dv) : 0);
-    return numbers * static_cast<int64_t>(sizeof(T)) + RoundUp(tiled, 8) * 8;
+    return numbers * static_cast<int64_t>(sizeof(T)) + RoundUp(tiled, 8) * static_cast<int64_t>(8 + sizeof(KeyRange));
   }
   PrefillTask(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of, char* scratch)
       : Base(problem, sequence, of), tiled(RoundUp(Base::rows, kTileRows)) {
@@ -129,7 +129,8 @@ template <class T> struct PrefillTask : TaskRows<T> {
     m = q + RoundUp(tiled * a.D, 16);
     alpha = m + RoundUp(tiled, 16);
     bits = reinterpret_cast<uint64_t*>(alpha + RoundUp(tiled, 16));
-    packed = reinterpret_cast<T*>(bits + RoundUp(tiled, 8));
+    range = reinterpret_cast<KeyRange*>(bits + RoundUp(tiled, 8));
+    packed = reinterpret_cast<T*>(range + RoundUp(tiled, 8));
   }
   void Block(int64_t j0, const T* keys, bool finite) {
     const T* values = keys + kKeyBlock * a.D;
@@ -170,8 +171,9 @@ template <class T> struct PrefillTask : TaskRows<T> {
     for (int64_t i = r; i < r + kTileRows; i++) {
       T* row = p + i * kKeyBlock;
       if (!plain || !whole) {
-        const KeyRange range = Local(i, j0);
-        a.rules.Finish(row, kKeyBlock, range.first, range.end, Base::At(i), j0);
+        const KeyRange local = Local(i, j0);
+        if (plain) a.rules.Hide(row, kKeyBlock, local.first, local.end);
+        else a.rules.Finish(row, kKeyBlock, local.first, local.end, Base::At(i), j0);
       }
       if (!finite) bits[i] = VisibleBits(row);
       SoftmaxRow<T>(row, m + i, sum + i * Width<T>, alpha + i);

@@ -148,6 +148,7 @@ template <class T> struct TaskRows {
   const RowBlock& block;
   int64_t rows;
   T *q, *p, *out, *sum, *m, *alpha;  // [rows][..], [rows][kKeyBlock], [rows][Padded(Dv)], [rows][Width], [rows], [rows]
+  KeyRange* range;                   // [rows]: keys that a row may see, within the task's
 
   TaskRows(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of)
       : a(problem), s(sequence), block(of), rows(of.queries * problem.G) {}
@@ -156,27 +157,38 @@ template <class T> struct TaskRows {
   RowAt At(int64_t r) const { return {s.batch, Head(r), Query(r), s.offset + Query(r)}; }
   /// Keys of [j0, j0 + kKeyBlock) that row r may see, relative to j0.
   KeyRange Local(int64_t r, int64_t j0) const {
-    const KeyRange range = a.rules.Visible(s.offset + Query(r), s.length);
-    int64_t low = range.first > block.first ? range.first : block.first, high = range.end < block.end ? range.end : block.end;
-    low = low - j0 < 0 ? 0 : low - j0 > kKeyBlock ? kKeyBlock : low - j0;
-    high = high - j0 > kKeyBlock ? kKeyBlock : high - j0;
+    int64_t low = range[r].first - j0, high = range[r].end - j0;
+    low = low < 0 ? 0 : low;
+    high = high > kKeyBlock ? kKeyBlock : high;
     return {low, high < low ? low : high};
   }
-  /// Rows from `rows` to `padded` become zero queries; their results go nowhere.
+  /// Rows from `rows` to `padded` become zero queries with the last row's range; their results go nowhere.
   void Start(int64_t padded, int64_t q_row, bool with_sink) {
-    memset(q, 0, static_cast<size_t>(padded * q_row) * sizeof(T));
     memset(out, 0, static_cast<size_t>(padded * Padded<T>(a.Dv)) * sizeof(T));
     memset(sum, 0, static_cast<size_t>(padded * Width<T>) * sizeof(T));
-    for (int64_t r = 0; r < padded; r++) {
+    for (int64_t query = 0, r = 0; query < block.queries; query++) {
+      const KeyRange seen = a.rules.Visible(s.offset + block.query + query, s.length);
+      const KeyRange mine = {seen.first > block.first ? seen.first : block.first, seen.end < block.end ? seen.end : block.end};
+      const char* from = s.q + (block.query + query) * a.q_strides.row + block.head * a.G * a.q_strides.head;
+      for (int64_t g = 0; g < a.G; g++, r++, from += a.q_strides.head) {
+        range[r] = mine;
+        StartRow(r, q_row, from, block.head * a.G + g, with_sink);
+      }
+    }
+    for (int64_t r = rows; r < padded; r++) {
+      range[r] = range[rows - 1];
       m[r] = -static_cast<T>(__builtin_inf());
       alpha[r] = 1;
-      if (r >= rows) continue;
-      a.load_query(q + r * q_row, s.q + Query(r) * a.q_strides.row + Head(r) * a.q_strides.head, a.q_strides.step, a.D,
-                   a.rules.query_factor);
-      if (!with_sink) continue;
-      m[r] = a.rules.Sink(Head(r));
-      if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
+      memset(q + r * q_row, 0, static_cast<size_t>(q_row) * sizeof(T));
     }
+  }
+  void StartRow(int64_t r, int64_t q_row, const char* from, int64_t head, bool with_sink) {
+    T* to = q + r * q_row;
+    for (int64_t d = a.D; d < q_row; d++) to[d] = 0;
+    a.load_query(to, from, a.q_strides.step, a.D, a.rules.query_factor);
+    m[r] = with_sink ? a.rules.Sink(head) : -static_cast<T>(__builtin_inf());
+    alpha[r] = 1;
+    if (m[r] != -static_cast<T>(__builtin_inf())) sum[r * Width<T>] = 1;
   }
   /// To the output; or, when the keys were split, to `partial`, rows of [m, sum, out[Padded(Dv)]].
   void End(T* partial) const {

@@ -109,9 +109,11 @@ template <class T> struct ScoreRules {
   }
   /// -inf outside [low, high).
   static void Hide(T* row, int64_t n, int64_t low, int64_t high) {
-    const T infinity = static_cast<T>(__builtin_inf());
-    for (int64_t i = 0; i < (low < n ? low : n); i++) row[i] = -infinity;
-    for (int64_t i = high > low ? high : low; i < n; i++) row[i] = -infinity;
+    const Vec<T> none = Set1(static_cast<T>(-__builtin_inf()));
+    for (int64_t i = 0; i < n; i += Width<T>) {
+      if (low <= i && i + Width<T> <= high) continue;
+      Store<T>(row + i, Select<T>(FirstLanes<T>(high - i) & ~FirstLanes<T>(low - i), Load(row + i), none));
+    }
   }
 
  private:

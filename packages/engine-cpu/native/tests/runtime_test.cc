@@ -85,7 +85,8 @@ void Errors() {
 }
 }  // namespace
 
-int main() {
+int main(int count, char**) {
+  if (count > 1) return puts(heed_available_isas()) < 0;  // any argument: print the levels, for tools/check-native.ts
   Levels();
   Layouts();
   Threads();

@@ -1,4 +1,11 @@
-import { allocate, DisposedError, type Engine, memoryUsage, OutOfMemoryError, Tensor } from "@heed/tensor";
+import {
+  allocate,
+  DisposedError,
+  type Engine,
+  memoryUsage,
+  OutOfMemoryError,
+  type Tensor,
+} from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 
 export function memorySuite(engine: Engine): void {

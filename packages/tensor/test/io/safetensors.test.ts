@@ -24,6 +24,9 @@ import { fileOf, temporaryFolder } from "./files.ts";
 
 const DTYPES: DType[] = ["float64", "float32", "float16", "bfloat16", "int32", "int64", "uint8", "bool"];
 
+const bytesOf = (x: ArrayBufferView<ArrayBuffer>): string =>
+  Buffer.from(x.buffer, x.byteOffset, x.byteLength).toString("hex");
+
 describe.each([...engines])("safetensors files on %s", (engine) => {
   test("tensors of every dtype, scalar and empty ones, and metadata come back as they were", async () => {
     using folder = temporaryFolder();
@@ -49,7 +52,7 @@ describe.each([...engines])("safetensors files on %s", (engine) => {
     for (const [name, was] of tensors) {
       using is = file.tensor(name, { engine });
       expect([is.dtype, is.shape, is.engine.name]).toEqual([was.dtype, was.shape as number[], engine]);
-      expect(await is.read()).toEqual(await was.read());
+      expect(bytesOf(await is.read())).toBe(bytesOf(await was.read()));
     }
   });
   test("a view is written row-major, and a plain object names tensors too", async () => {

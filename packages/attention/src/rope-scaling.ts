@@ -27,7 +27,12 @@ export interface Llama3Scaling {
   readonly highFreqFactor: number;
   readonly originalMaxPositions: number;
 }
-type Rule<T extends RopeScaling> = (frequencies: Float64Array, scaling: T) => Float64Array;
+type Kind<T extends RopeScaling["type"]> = Extract<RopeScaling, { readonly type: T }>;
+interface Rule<T extends RopeScaling> {
+  /** The numbers that it needs, all above 0. */
+  readonly needs: readonly Exclude<keyof T, "type">[];
+  apply(frequencies: Float64Array, scaling: T): Float64Array;
+}
 
 function llama3(frequencies: Float64Array, s: Llama3Scaling): Float64Array {
   return frequencies.map((f) => {
@@ -38,10 +43,10 @@ function llama3(frequencies: Float64Array, s: Llama3Scaling): Float64Array {
     return (1 - share) * (f / s.factor) + share * f;
   });
 }
-const RULES: { readonly [T in RopeScaling["type"]]: Rule<Extract<RopeScaling, { readonly type: T }>> } = {
-  none: (frequencies) => frequencies,
-  linear: (frequencies, { factor }) => frequencies.map((f) => f / factor),
-  llama3,
+const RULES: { readonly [T in RopeScaling["type"]]: Rule<Kind<T>> } = {
+  none: { needs: [], apply: (frequencies) => frequencies },
+  linear: { needs: ["factor"], apply: (frequencies, { factor }) => frequencies.map((f) => f / factor) },
+  llama3: { needs: ["factor", "lowFreqFactor", "highFreqFactor", "originalMaxPositions"], apply: llama3 },
 };
 /**
  * Radians per position of each pair, in float64: base^(-2j / rotaryDim) for j < rotaryDim / 2 (Su et al.
@@ -51,7 +56,7 @@ const RULES: { readonly [T in RopeScaling["type"]]: Rule<Extract<RopeScaling, { 
 export function ropeFrequencies(rotaryDim: number, base: number, scaling: RopeScaling): Float64Array {
   checkScaling(scaling);
   const plain = Float64Array.from({ length: rotaryDim / 2 }, (_, j) => base ** ((-2 * j) / rotaryDim));
-  return (RULES[scaling.type] as Rule<RopeScaling>)(plain, scaling);
+  return (RULES[scaling.type] as Rule<RopeScaling>).apply(plain, scaling);
 }
 function checkScaling(scaling: RopeScaling): void {
   if (!Object.hasOwn(RULES, scaling.type)) {
@@ -61,8 +66,9 @@ function checkScaling(scaling: RopeScaling): void {
       { scaling },
     );
   }
-  for (const [name, value] of Object.entries(scaling)) {
-    if (name !== "type") positive("RotaryEmbedding", `scaling.${name}`, value as number);
+  for (const name of RULES[scaling.type].needs) {
+    const value = (scaling as unknown as Record<string, number>)[name];
+    positive("RotaryEmbedding", `scaling.${name}`, value as number);
   }
   if (scaling.type === "llama3" && scaling.highFreqFactor <= scaling.lowFreqFactor) {
     throw new ArgumentError(

@@ -12,4 +12,7 @@ describe.skipIf(missing !== undefined)("native kernels", () => {
   test.each(isas)("every fused operation on %s agrees with its composed form", (isa) => {
     expectTestsPass("./test/native/fused.child.ts", { HEED_CPU_TARGET: isa }, 10);
   });
+  test.each(isas)("on %s the number of threads changes no bit", (isa) => {
+    expectTestsPass("./test/native/threads.child.ts", { HEED_CPU_TARGET: isa }, 20);
+  });
 });

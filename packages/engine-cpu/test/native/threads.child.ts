@@ -1,0 +1,70 @@
+/** Results do not depend on how many threads compute them: the same bits with one, two and five. */
+import {
+  add,
+  attention,
+  attentionVjp,
+  type DType,
+  linear,
+  matmul,
+  randn,
+  rmsNorm,
+  rmsNormBackward,
+  scope,
+  softmax,
+  sum,
+  type Tensor,
+  unary,
+} from "@heed/tensor";
+import { describe, expect, test } from "bun:test";
+import { cpu, setThreads } from "../../src/index.ts";
+
+const engine = cpu();
+/** Values large enough that every kernel cuts its work, at lengths that no tile divides. */
+const of = (shape: readonly number[], seed: number, dtype: "float32" | "bfloat16") =>
+  randn(shape, { seed, engine, dtype }) as Tensor as Tensor<"float32">;
+type Operation = (dtype: "float32" | "bfloat16") => readonly Tensor[];
+const qkv = (d: "float32" | "bfloat16") =>
+  [of([1, 301, 4, 40], 1, d), of([1, 301, 2, 40], 2, d), of([1, 301, 2, 40], 3, d)] as const;
+const OPERATIONS: Readonly<Record<string, Operation>> = {
+  unary: (d) => [unary("exp", of([300_001], 1, d))],
+  binary: (d) => [add(of([301, 999], 1, d), of([999], 2, d))],
+  copy: (d) => [of([777, 333], 1, d).transpose().contiguous()],
+  "sum of everything": (d) => [sum(of([301, 999], 1, d))],
+  "sum over rows": (d) => [sum(of([301, 999], 1, d), { axes: [0] })],
+  softmax: (d) => [softmax(of([301, 999], 1, d))],
+  matmul: (d) => [matmul(of([301, 203], 1, d), of([203, 407], 2, d))],
+  "linear of one row": (d) => [linear(of([1, 1999], 1, d), of([1031, 1999], 2, d))],
+  rmsNorm: (d) => [rmsNorm(of([301, 999], 1, d), of([999], 2, d))],
+  "rmsNorm backward": (d) => {
+    const g = rmsNormBackward(of([301, 999], 1, d), of([999], 2, d), of([301, 999], 3, d));
+    return [g.x, g.weight!];
+  },
+  attention: (d) => [attention(...qkv(d), { isCausal: true })],
+  "attention of one query": (d) => {
+    const [q, k, v] = qkv(d);
+    return [attention(q.slice(1, 0, 1), k, v)];
+  },
+  "attention backward": (d) => {
+    const g = attentionVjp(...qkv(d), { isCausal: true }).backward(of([1, 301, 4, 40], 4, d));
+    return [g.q, g.k, g.v];
+  },
+};
+function bits(operation: Operation, dtype: "float32" | "bfloat16", threads: number): Uint8Array[] {
+  setThreads(threads);
+  return scope(() => operation(dtype).map((t) => bytesOf(t as Tensor<DType>)));
+}
+function bytesOf(t: Tensor): Uint8Array {
+  const { buffer, byteOffset, byteLength } = t.contiguous().data;
+  return new Uint8Array(buffer, byteOffset, byteLength).slice();
+}
+describe("the number of threads changes no bit", () => {
+  const cases = Object.keys(OPERATIONS).flatMap((name) =>
+    (["float32", "bfloat16"] as const).map((d) => [name, d] as const),
+  );
+  test.each(cases)("%s of %s", (name, dtype) => {
+    const [one, ...others] = [1, 2, 5].map((n) => bits(OPERATIONS[name]!, dtype, n));
+    for (const other of others) {
+      other.forEach((bytes, i) => expect(Buffer.compare(bytes, one![i]!)).toBe(0));
+    }
+  });
+});

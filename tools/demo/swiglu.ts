@@ -1,4 +1,4 @@
-import { Linear, type LayerVjp } from "@heed/attention";
+import type { LayerVjp, Linear } from "@heed/attention";
 import { add, mul, scope, sigmoid, silu, sub, type Tensor } from "@heed/tensor";
 
 type F = Tensor<"float32">;

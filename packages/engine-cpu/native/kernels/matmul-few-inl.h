@@ -82,15 +82,14 @@ HEED_INLINE void DotBlock(const Acc<S>* a, int64_t a_row, const S* b, int64_t b_
   for (int m = 0; m < M; m++)
     for (int j = 0; j < N; j++) sums[m * sums_row + j] = all[m * N + j];
 }
+/// As AddRows for dense columns, any number of rows: blocks of up to 4 rows by kDotColumns columns, whose sums fill the registers.
+template <class S, int M> HEED_INLINE constexpr int DotBlockColumns() { return M == 1 ? 8 : kRegisters == 32 ? (M == 2 ? 8 : 6) : 3; }
 template <class S, int M>
-HEED_NOINLINE void DotColumns(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
-  // Eight sums at least hide the latency of FMA; more than eight streams from memory do not help.
-  constexpr int kBlock = M == 1 ? 8 : (kRegisters == 32 ? 16 : 8) / M;
-  int64_t j = 0;
-  for (; j + kBlock <= cols; j += kBlock) DotBlock<S, M, kBlock>(a, a_row, b.data + j * b.col, b.col, depth, sums + j, sums_row);
-  for (; j < cols; j++) DotBlock<S, M, 1>(a, a_row, b.data + j * b.col, b.col, depth, sums + j, sums_row);
+HEED_NOINLINE void DotRows(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
+  constexpr int kBlock = DotBlockColumns<S, M>();
+  if (cols == kBlock) return DotBlock<S, M, kBlock>(a, a_row, b.data, b.col, depth, sums, sums_row);
+  for (int64_t j = 0; j < cols; j++) DotBlock<S, M, 1>(a, a_row, b.data + j * b.col, b.col, depth, sums + j, sums_row);
 }
-
 template <class S>
 using FewKernel = void (*)(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row);
 /// The kernel for `rows` rows (rounded up to 1, 2, 4 or 8, which a must have); NULL when neither stride of b is 1.

@@ -8,21 +8,16 @@
 namespace heed::HEED_ISA {
 constexpr int64_t kDecodeRows = 16;  // beyond it packing pays: products on the register tile are about twice as fast
 
+/// Of two vectors that hold groups of Group lanes: the first (From 0) or second (From Group / 2) halves of all groups.
+template <int Group, int From> struct Halves {
+  static constexpr int At(int i) { return i / (Group / 2) * Group + i % (Group / 2) + From; }
+};
 /// Sums of Width vectors by log2(Width) steps of halving and joining: lane i is the sum of r[i].
-template <class T> HEED_INLINE Vec<T> SumEach(Vec<T> (&r)[Width<T>]) {
-  constexpr int w = Width<T>;
-  HEED_UNROLL for (int group = w; group > 1; group /= 2) {
-    // Vectors hold w / group groups each; the first and the second halves of all groups of two vectors, side by side.
-    Mask<T> low = {}, high = {};
-    HEED_UNROLL for (int i = 0; i < w; i++) {
-      const int source = i / (group / 2);
-      low[i] = source * group + i % (group / 2);
-      high[i] = low[i] + group / 2;
-    }
-    HEED_UNROLL for (int i = 0; i < group / 2; i++)
-      r[i] = Shuffle(r[2 * i], r[2 * i + 1], low) + Shuffle(r[2 * i], r[2 * i + 1], high);
-  }
-  return r[0];
+template <class T, int Group = Width<T>> HEED_INLINE Vec<T> SumEach(Vec<T> (&r)[Width<T>]) {
+  HEED_UNROLL for (int i = 0; i < Group / 2; i++)
+    r[i] = Shuffle<T, Halves<Group, 0>>(r[2 * i], r[2 * i + 1]) + Shuffle<T, Halves<Group, Group / 2>>(r[2 * i], r[2 * i + 1]);
+  if constexpr (Group > 2) return SumEach<T, Group / 2>(r);
+  else return r[0];
 }
 HEED_INLINE void PrefetchRow(const char* row, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);

@@ -17,19 +17,16 @@ HEED_INLINE int64_t BlockQueries(int64_t G) { return kRowBlock / G < 1 ? 1 : kRo
 /// Numbers in a packed block.
 template <class T> HEED_INLINE int64_t PackedSize(int64_t D, int64_t Dv) { return kKeyBlock * (D + Padded<T>(Dv)); }
 
+/// The halves of two vectors, their lanes alternating.
+template <int W, int From> struct Riffle { static constexpr int At(int i) { return (i & 1) * W + i / 2 + From; } };
 /// Transposes Width x Width in place by log2(Width) perfect shuffles.
 template <class T> HEED_INLINE void Transpose(Vec<T> (&r)[Width<T>]) {
   constexpr int w = Width<T>;
-  Mask<T> low = {}, high = {};
-  HEED_UNROLL for (int i = 0; i < w; i++) {
-    low[i] = (i & 1) * w + i / 2;
-    high[i] = (i & 1) * w + i / 2 + w / 2;
-  }
   HEED_UNROLL for (int stage = 1; stage < w; stage *= 2) {
     Vec<T> t[w];
     HEED_UNROLL for (int i = 0; i < w / 2; i++) {
-      t[2 * i] = Shuffle(r[i], r[i + w / 2], low);
-      t[2 * i + 1] = Shuffle(r[i], r[i + w / 2], high);
+      t[2 * i] = Shuffle<T, Riffle<w, 0>>(r[i], r[i + w / 2]);
+      t[2 * i + 1] = Shuffle<T, Riffle<w, w / 2>>(r[i], r[i + w / 2]);
     }
     HEED_UNROLL for (int i = 0; i < w; i++) r[i] = t[i];
   }

@@ -70,23 +70,27 @@ HEED_INLINE void FindRows(const Problem<T>& a, const Sequence& s, const char* da
   for (int64_t i = n; i < kKeyBlock; i++) rows[i] = rows[n - 1];
 }
 
-template <class V, class M> HEED_INLINE V Shuffle(V a, V b, M m) { return __builtin_shuffle(a, b, m); }
-/// The largest lane; a NaN may be forgotten.
-template <class T> HEED_INLINE T HorizontalMax(Vec<T> x) {
-  HEED_UNROLL for (int half = Width<T> / 2; half > 0; half /= 2) {
-    Mask<T> m = {};
-    HEED_UNROLL for (int i = 0; i < Width<T>; i++) m[i] = i ^ half;
-    x = Max(x, Shuffle(x, x, m));
-  }
-  return x[0];
+/// 0 .. N - 1 as template arguments: shuffle patterns must be constants, or the compiler builds them at run time, lane by lane.
+template <int N, int... I> struct Indices : Indices<N - 1, N - 1, I...> {};
+template <int... I> struct Indices<0, I...> {};
+/// Lane i of the result is lane P::At(i) of a followed by b.
+template <class P, class V, int... I> HEED_INLINE V ShuffleLanes(V a, V b, Indices<0, I...>) {
+  return __builtin_shufflevector(a, b, P::At(I)...);
 }
-template <class T> HEED_INLINE T HorizontalSum(Vec<T> x) {
-  HEED_UNROLL for (int half = Width<T> / 2; half > 0; half /= 2) {
-    Mask<T> m = {};
-    HEED_UNROLL for (int i = 0; i < Width<T>; i++) m[i] = i ^ half;
-    x = x + Shuffle(x, x, m);
-  }
-  return x[0];
+template <class T, class P> HEED_INLINE Vec<T> Shuffle(Vec<T> a, Vec<T> b) {
+  return ShuffleLanes<P>(a, b, Indices<Width<T>>{});
+}
+template <int Half> struct Swap { static constexpr int At(int i) { return i ^ Half; } };
+/// The largest lane; a NaN may be forgotten.
+template <class T, int Half = Width<T> / 2> HEED_INLINE T HorizontalMax(Vec<T> x) {
+  x = Max(x, Shuffle<T, Swap<Half>>(x, x));
+  if constexpr (Half > 1) return HorizontalMax<T, Half / 2>(x);
+  else return x[0];
+}
+template <class T, int Half = Width<T> / 2> HEED_INLINE T HorizontalSum(Vec<T> x) {
+  x = x + Shuffle<T, Swap<Half>>(x, x);
+  if constexpr (Half > 1) return HorizontalSum<T, Half / 2>(x);
+  else return x[0];
 }
 
 /// State of one row of the online softmax. p = 2^(logit - m); `sum` is kept per lane until the end.

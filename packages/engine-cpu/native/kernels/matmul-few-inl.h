@@ -1,11 +1,12 @@
-// Products of at most kFewRows rows, as a decode step makes them: B is read once, in place, at the speed of memory. Either B's rows
+// Products of few rows, as a decode step makes them: B is read once, in place, at the speed of memory. Either B's rows
 // are dense (weights [K, N]) and are added up, or its columns are (weights [N, K], transposed) and give dot products.
 // Every element has one order of additions, whatever the columns beside it.
 #pragma once
 #include "matmul-inl.h"
 
 namespace heed::HEED_ISA {
-constexpr int64_t kFewRows = 8;
+/// Rows up to which reading B in place beats packing it: dense rows of B, and dense columns.
+constexpr int64_t kFewRows = 8, kFewRowsOfDots = 16;
 
 /// sums[m][:] = sum_k a[m][k] * b(k, :) for dense rows of b, four rows of b at a time while the sums stay in L1.
 template <class S, int M>
@@ -82,21 +83,45 @@ HEED_INLINE void DotBlock(const Acc<S>* a, int64_t a_row, const S* b, int64_t b_
   for (int m = 0; m < M; m++)
     for (int j = 0; j < N; j++) sums[m * sums_row + j] = all[m * N + j];
 }
-/// As AddRows for dense columns, any number of rows: blocks of up to 4 rows by kDotColumns columns, whose sums fill the registers.
-template <class S, int M> HEED_INLINE constexpr int DotBlockColumns() { return M == 1 ? 8 : kRegisters == 32 ? (M == 2 ? 8 : 6) : 3; }
-template <class S, int M>
-HEED_NOINLINE void DotRows(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
-  constexpr int kBlock = DotBlockColumns<S, M>();
-  if (cols == kBlock) return DotBlock<S, M, kBlock>(a, a_row, b.data, b.col, depth, sums, sums_row);
+/// A block of `cols` columns, at most N, for M rows.
+template <class S, int M, int N>
+HEED_NOINLINE void DotSome(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
+  if (cols == N) return DotBlock<S, M, N>(a, a_row, b.data, b.col, depth, sums, sums_row);
   for (int64_t j = 0; j < cols; j++) DotBlock<S, M, 1>(a, a_row, b.data + j * b.col, b.col, depth, sums + j, sums_row);
 }
+/// Dense columns: every block of them meets all rows while it is in cache. 4 x 6 sums (4 x 3 with 16 registers) fill the registers;
+/// a single row takes 8 columns, so that memory has enough streams.
 template <class S>
-using FewKernel = void (*)(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row);
-/// The kernel for `rows` rows (rounded up to 1, 2, 4 or 8, which a must have); NULL when neither stride of b is 1.
+HEED_NOINLINE void DotColumns(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
+                int64_t sums_row) {
+  constexpr int kMany = kRegisters == 32 ? 6 : 3;
+  const int64_t block = rows == 1 ? 8 : kMany;
+  for (int64_t j = 0; j < cols; j += block) {
+    const int64_t n = cols - j < block ? cols - j : block;
+    if (rows == 1) DotSome<S, 1, 8>(a, a_row, b.At(0, j), depth, n, sums + j, sums_row);
+    for (int64_t m = 0; m < rows && rows > 1; m += 4) {
+      const auto kernel = rows - m > 2 ? DotSome<S, 4, kMany> : DotSome<S, 2, kMany>;
+      kernel(a + m * a_row, a_row, b.At(0, j), depth, n, sums + m * sums_row + j, sums_row);
+    }
+  }
+}
+/// Dense rows, at most 8 of them in a.
+template <class S>
+HEED_NOINLINE void AddSomeRows(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
+                 int64_t sums_row) {
+  const auto kernel = rows > 4 ? AddRows<S, 8> : rows > 2 ? AddRows<S, 4> : rows > 1 ? AddRows<S, 2> : AddRows<S, 1>;
+  kernel(a, a_row, b, depth, cols, sums, sums_row);
+}
+
+template <class S>
+using FewKernel = void (*)(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
+                           int64_t sums_row);
+/// Rows that a and the sums of a FewKernel have room for.
+HEED_INLINE int64_t FewRoom(int64_t rows) { return rows == 1 ? 1 : (rows + 3) / 4 * 4; }
+/// The kernel for `rows` rows, or NULL where packing is faster: many rows, or neither stride of b is 1.
 template <class S> static FewKernel<S> FewKernelFor(int64_t rows, Matrix<const S> b) {
-  if (b.row == 1)
-    return rows > 4 ? DotColumns<S, 8> : rows > 2 ? DotColumns<S, 4> : rows > 1 ? DotColumns<S, 2> : DotColumns<S, 1>;
-  if (b.col == 1) return rows > 4 ? AddRows<S, 8> : rows > 2 ? AddRows<S, 4> : rows > 1 ? AddRows<S, 2> : AddRows<S, 1>;
+  if (b.row == 1 && rows <= kFewRowsOfDots) return DotColumns<S>;
+  if (b.col == 1 && rows <= kFewRows) return AddSomeRows<S>;
   return nullptr;
 }
 }  // namespace heed::HEED_ISA

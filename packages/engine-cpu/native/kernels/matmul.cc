@@ -1,4 +1,4 @@
-// Matrix products: few rows (up to 8, a decode step) straight from B at the speed of memory, the rest packed and blocked.
+// Matrix products: few rows (a decode step) straight from B at the speed of memory, the rest packed and blocked.
 #include "../runtime/kernel_table.h"
 #include "../runtime/parallel.h"
 #include "../runtime/scratch.h"
@@ -14,7 +14,7 @@ HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; 
 /// Rows of a task: their sums (256 bytes a row with AVX-512) stay in half of a 256 KiB L2.
 constexpr int64_t kRowBlock = 480;
 /// Columns of a task of a product of few rows: a multiple of the step, and sums of eight rows that fit L1.
-constexpr int64_t kPieceStep = 64, kPieceMost = 1024;
+constexpr int64_t kPieceStep = 64, kPieceMost = 512;
 /// Elements of B that a task of a product of few rows reads at least: starting a thread's task costs about a microsecond.
 constexpr int64_t kFewElements = 32768;
 /// Bytes of A packed at a time; more rows go in further passes, which pack B again.
@@ -93,10 +93,10 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's panel") : HEED_OK;
 }
 
-/// At most kFewRows rows, and a B that one of the kernels can read in place.
+/// Few rows, and a B that the kernel can read in place.
 template <class SA, class SB> int MultiplyFew(const Product<SA, SB>& p, FewKernel<SB> kernel) {
   using T = Acc<SA>;
-  const int64_t rows = p.m > 4 ? 8 : p.m > 2 ? 4 : p.m, a_row = RoundUp(p.k, Width<T>);
+  const int64_t rows = FewRoom(p.m), a_row = RoundUp(p.k, Width<T>);
   T* a = static_cast<T*>(SharedScratch(0, sizeof(T) * rows * a_row + 64));
   if (a == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)p.m, (long long)p.k);
   Pack<SA>(p.a, p.m, p.k, a, a_row);
@@ -108,7 +108,7 @@ template <class SA, class SB> int MultiplyFew(const Product<SA, SB>& p, FewKerne
     const int64_t column = task * piece, cols = Min64(piece, p.n - column);
     T* sums = static_cast<T*>(ThreadScratch(sizeof(T) * (rows + 1) * piece));
     if (sums == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-    kernel(a, a_row, p.b.At(0, column), p.k, cols, sums, piece);
+    kernel(a, a_row, p.m, p.b.At(0, column), p.k, cols, sums, piece);
     T* bias = sums + rows * piece;
     if (p.bias.data != nullptr) Pack<SA>(p.bias.At(0, column), 1, cols, bias, 0);
     StoreSums<SA>(sums, piece, p.m, cols, p.finish, p.bias.data == nullptr ? nullptr : bias, p.out.At(0, column));
@@ -167,7 +167,7 @@ template <class SA, class SB> int Run(const heed_matmul& p) {
       each.b.data += i * stride[1][axis];
       each.out.data += i * stride[2][axis];
     }
-    const FewKernel<SB> kernel = each.m <= kFewRows ? FewKernelFor<SB>(each.m, each.b) : nullptr;
+    const FewKernel<SB> kernel = FewKernelFor<SB>(each.m, each.b);
     const int result = kernel != nullptr ? MultiplyFew(each, kernel) : MultiplyMany(each);
     if (result != HEED_OK) __atomic_store_n(&status, result, __ATOMIC_RELAXED);
   };

@@ -1,5 +1,6 @@
 // Level selection, layouts in words, threads, memory and the peak measurement.
 #include <pthread.h>
+#include <stddef.h>
 
 #include "check.h"
 

@@ -79,6 +79,15 @@ test("an async function is refused, its tensors are disposed and its rejection e
   await Bun.sleep(0);
   expect(tracker.report()).toHaveLength(0);
 });
+test("the rejection of a refused async function does not end the process", () => {
+  const source = `
+    import { scope } from "@heed/tensor";
+    try { scope(async () => { throw new Error("nobody listens"); }); } catch {}
+    await Bun.sleep(1);
+    console.log("alive");`;
+  const { exitCode, stdout } = Bun.spawnSync([process.execPath, "-e", source], { cwd: import.meta.dir });
+  expect([exitCode, stdout.toString()]).toEqual([0, "alive\n"]);
+});
 test("a tensor disposed inside the scope stays disposed", () => {
   const t = scope(() => {
     const x = one();

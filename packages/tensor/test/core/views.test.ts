@@ -138,6 +138,39 @@ test("any chain of views reads the elements that brute force finds", () => {
     { numRuns: 600 },
   );
 });
+test("reshape finds strides exactly where brute force does, for every view of rank 3 and every factorisation", () => {
+  const base = tensor(
+    Float64Array.from({ length: 144 }, (_, i) => i),
+    [3, 6, 8],
+    { engine: "portable" },
+  );
+  const views = [
+    base,
+    base.transpose(),
+    base.transpose(0, 1),
+    base.slice(1, 0, 4),
+    base.slice(2, 2, 6),
+    base.slice(1, 1, 5).slice(2, 0, 4),
+    base.slice(2, 0, 4).transpose(0, 1),
+    base.select(1, 2),
+    base.select(2, 1).unsqueeze(0).broadcastTo([4, 3, 6]),
+  ];
+  for (const t of views) {
+    const flat = [...toFloat64(t)];
+    for (const [a, b, c] of factorisations(t.size)) {
+      const target = [a, b, c];
+      const possible = isView(t, target);
+      if (!possible) expect(() => t.reshape(target)).toThrow(ShapeError);
+      else expect([...toFloat64(t.reshape(target))]).toEqual(flat);
+    }
+  }
+});
+function factorisations(n: number): [number, number, number][] {
+  const divisors = Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);
+  return divisors.flatMap((a) =>
+    divisors.filter((b) => (n / a) % b === 0).map((b): [number, number, number] => [a, b, n / a / b]),
+  );
+}
 test("broadcasting follows NumPy's rule for any two shapes", () => {
   const shape = fc.array(fc.constantFrom(0, 1, 2, 3), { maxLength: 4 });
   fc.assert(

@@ -40,6 +40,12 @@ const corrupt: Readonly<Record<string, readonly [Uint8Array, string]>> = {
     fileOfBytes(Uint8Array.of(0x7b, 0x22, 0xff, 0xfe, 0x22, 0x7d)),
     "not valid JSON in UTF-8",
   ],
+  "a name that is not UTF-8": [
+    fileOfBytes(
+      Uint8Array.from('{"\xff":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', (c) => c.charCodeAt(0)),
+    ),
+    "not valid JSON in UTF-8",
+  ],
   "a header with a byte order mark": [fileOf("\ufeff{}"), "does not start with {"],
   "a header with a comma too many": [fileOf('{"x":1,}'), "not valid JSON"],
   "a tensor named twice": [

@@ -51,8 +51,14 @@ describe.each([...engines])("tensors created on %s", (engine) => {
   test("the shape given is copied too", () => {
     const shape = [2, 2];
     using t = zeros(shape, { engine });
+    const given = [2, 2];
     shape[0] = 9;
-    expect(t.shape).toEqual([2, 2]);
+    using own = tensor([1, 2, 3, 4], given, { engine });
+    given[0] = 9;
+    expect([t.shape, own.shape]).toEqual([
+      [2, 2],
+      [2, 2],
+    ]);
   });
   test("lists that are ragged, too deep, endless or no numbers are refused in words", () => {
     const endless: Nested[] = [];

@@ -1,4 +1,4 @@
-import { HeedError } from "@heed/tensor";
+import type { HeedError } from "@heed/tensor";
 import { expect, test } from "bun:test";
 
 /** What must be refused, and the error's class with a part of its words. */

@@ -162,7 +162,7 @@ template <class T> struct TaskRows {
   /// Keys of [j0, j0 + kKeyBlock) that row r may see, relative to j0.
   KeyRange Local(int64_t r, int64_t j0) const {
     int64_t low = range[r].first - j0, high = range[r].end - j0;
-    low = low < 0 ? 0 : low;
+    low = low < 0 ? 0 : low > kKeyBlock ? kKeyBlock : low;
     high = high > kKeyBlock ? kKeyBlock : high;
     return {low, high < low ? low : high};
   }

@@ -41,6 +41,11 @@ template <class S> struct Backward {
     return {m.data, m.row, m.col};
   }
 
+  static bool IsZero(const T* row, int64_t n) {
+    bool zero = true;
+    for (int64_t i = 0; i < n; i++) zero &= row[i] == 0;
+    return zero;
+  }
   /// Packs rows to.begin .. + count of a key head; temporary holds one row of `out`. Returns whether q and d_out are finite.
   bool PackRows(int64_t batch, int64_t key_head, const QueryRows<T>& to, T* temporary) const {
     const int64_t first = to.begin / s.group, count = to.count / s.group;
@@ -57,6 +62,8 @@ template <class S> struct Backward {
         finite_rows &= ScaleRow<T>(to.d_out + r * s.o_row, s.dv, T{1});
         Pack<S>(out.At(first + i, 0), 1, s.dv, temporary, 0);
         to.delta[r] = DotRow<T>(to.d_out + r * s.o_row, temporary, s.dv);
+        // A row that sees nothing has an out of 0 and no gradient, whatever its d_out: 0 * NaN would reach d_sinks.
+        if (!(to.delta[r] - to.delta[r] == 0) && IsZero(temporary, s.dv)) to.delta[r] = 0;
         to.lse[r] = lse_in[(first + i) * p.lse.strides[2]] * static_cast<T>(kLog2E);
       }
     }

@@ -30,7 +30,10 @@ template <class T> HEED_NOINLINE const Acc<T>* Fetch(const void* p, int64_t step
     const Vec<Acc<T>> x = Set1(ToFloat(*static_cast<const T*>(p)));
     for (; i < n; i += W) Store<Acc<T>>(buffer + i, x);
   }
-  for (; i < n; i++) buffer[i] = ToFloat(*Element<T>(p, i * step));
+  for (; i < n; i++) {
+    buffer[i] = ToFloat(*Element<T>(p, i * step));
+    HEED_SCALAR;
+  }
   return buffer;
 }
 /// Where to compute n results for T elements `step` bytes apart: in place, or in the buffer, which Deliver then stores.
@@ -44,7 +47,10 @@ template <class T> HEED_NOINLINE void Deliver(void* p, int64_t step, int64_t n, 
   int64_t i = 0;
   if (step == sizeof(T))
     for (; i + W <= n; i += W) StoreAs<T>(static_cast<T*>(p) + i, Load(x + i));
-  for (; i < n; i++) *Element<T>(p, i * step) = FromFloat<T>(x[i]);
+  for (; i < n; i++) {
+    *Element<T>(p, i * step) = FromFloat<T>(x[i]);
+    HEED_SCALAR;
+  }
 }
 /// f(start, length) over the blocks of a row of n.
 template <class F> HEED_INLINE void ForEachBlock(int64_t n, const F& f) {

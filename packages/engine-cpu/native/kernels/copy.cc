@@ -27,7 +27,10 @@ void ConvertRow(void* to, int64_t to_step, const void* from, int64_t from_step, 
       for (; i < n; i++) out[i] = Convert<To>(x[i]);
     }
   }
-  for (; i < n; i++) *Element<To>(to, i * to_step) = Convert<To>(*Element<From>(from, i * from_step));
+  for (; i < n; i++) {
+    *Element<To>(to, i * to_step) = Convert<To>(*Element<From>(from, i * from_step));
+    HEED_SCALAR;
+  }
 }
 template <class To> RowConverter ConverterTo(int32_t from) {
   static constexpr RowConverter kTable[] = {ConvertRow<To, double>,  ConvertRow<To, float>,   ConvertRow<To, Float16>, ConvertRow<To, BFloat16>,
@@ -35,8 +38,8 @@ template <class To> RowConverter ConverterTo(int32_t from) {
   return kTable[from];
 }
 
-// A tile of a transpose: 32 columns of x by 32 rows. The 32 cache lines a tile touches on either side stay in L1, and a task of
-// neighbouring tiles reads whole pages.
+// A tile of a transpose: 32 x 32 elements, read along x's contiguous axis into a buffer and written along out's. Both sides then touch
+// whole cache lines once each; tiles of a power-of-two stride, whose lines all fall into one set of the cache, cost no more.
 constexpr int64_t kTile = 32;
 
 /// Whether x is contiguous along an axis other than the inner one, so that tiles of both axes pay.
@@ -47,7 +50,7 @@ template <int N> int TransposedAxis(const Nest<N>& nest, int64_t from_bytes) {
     if (Magnitude(nest.strides[i][1]) == from_bytes && nest.shape[i] >= 8) return i;
   return -1;
 }
-void CopyTransposed(Nest<2> nest, int axis, RowConverter convert) {
+void CopyTransposed(Nest<2> nest, int axis, RowConverter convert, RowConverter read, int64_t bytes) {
   const int inner = nest.rank - 1;
   if (axis != inner - 1) nest.Swap(axis, inner - 1);
   const int64_t rows = nest.shape[inner - 1], columns = nest.shape[inner];
@@ -63,7 +66,9 @@ void CopyTransposed(Nest<2> nest, int axis, RowConverter convert) {
       const int64_t height = rows - row < kTile ? rows - row : kTile, width = columns - column < kTile ? columns - column : kTile;
       char* to = nest.data[0] + offset[0] + row * row_to + column * to_step;
       const char* from = nest.data[1] + offset[1] + row * row_from + column * from_step;
-      for (int64_t i = 0; i < height; i++) convert(to + i * row_to, to_step, from + i * row_from, from_step, width);
+      char buffer[kTile * kTile * 8] __attribute__((aligned(64)));
+      for (int64_t j = 0; j < width; j++) read(buffer + j * kTile * bytes, bytes, from + j * from_step, row_from, height);
+      for (int64_t i = 0; i < height; i++) convert(to + i * row_to, to_step, buffer + i * bytes, kTile * bytes, width);
     }
   });
 }
@@ -90,7 +95,7 @@ int copy(const heed_copy& p) {
   if (nest.size == 0) return HEED_OK;
   const int axis = TransposedAxis(nest, ElementBytes(p.x.dtype));
   if (axis >= 0) {
-    CopyTransposed(nest, axis, convert);
+    CopyTransposed(nest, axis, convert, Converter(p.x.dtype, p.x.dtype), ElementBytes(p.x.dtype));
     return HEED_OK;
   }
   ForEachRow(nest, [convert](char* const* data, const int64_t* step, int64_t n) { convert(data[0], step[0], data[1], step[1], n); });

@@ -39,6 +39,23 @@ template <class T> HEED_INLINE void Transpose(Vec<T> (&r)[Width<T>]) {
   }
 }
 
+/// One block of at most Width x Width of Pack, for dense columns.
+template <class S> HEED_INLINE void PackColumns(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {
+  using T = Acc<S>;
+  constexpr int64_t w = Width<T>;
+  Vec<T> r[w];
+  if (rows == w && cols == w) {
+    HEED_UNROLL for (int x = 0; x < w; x++) r[x] = LoadAs(source.data + x * source.col);
+  } else {
+    for (int x = 0; x < w; x++) r[x] = x < cols ? LoadFirstAs(source.data + x * source.col, rows) : Vec<T>{};
+  }
+  Transpose<T>(r);
+  if (rows == w) {
+    HEED_UNROLL for (int y = 0; y < w; y++) Store<T>(out + y * out_row, r[y]);
+  } else {
+    for (int y = 0; y < rows; y++) Store<T>(out + y * out_row, r[y]);
+  }
+}
 /// out[i * out_row + j] = source(i, j) for i < rows, j < cols in the accumulator type; columns from cols to the next multiple of
 /// the vector width are zeroed (out_row has room for them). Vector loads when either stride is 1.
 template <class S> HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {
@@ -53,33 +70,16 @@ template <class S> HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows,
     }
     return;
   }
+  // Blocks of w x w, down the columns first: a dense column is then read as a stream.
   const bool columns = source.row == 1;
-  for (int64_t i = 0; i < rows; i += w) {
-    const int64_t high = rows - i < w ? rows - i : w;
-    for (int64_t j = 0; j < cols; j += w) {
-      const Matrix<const S> at = source.At(i, j);
-      const int64_t wide = cols - j < w ? cols - j : w;
-      T* to = out + i * out_row + j;
-      if (columns) {
-        Vec<T> r[w];
-        if (high == w && wide == w) {
-          HEED_UNROLL for (int x = 0; x < w; x++) r[x] = LoadAs(at.data + x * at.col);
-        } else {
-          for (int x = 0; x < w; x++) r[x] = x < wide ? LoadFirstAs(at.data + x * at.col, high) : Vec<T>{};
-        }
-        Transpose<T>(r);
-        if (high == w) {
-          HEED_UNROLL for (int y = 0; y < w; y++) Store<T>(to + y * out_row, r[y]);
-        } else {
-          for (int y = 0; y < high; y++) Store<T>(to + y * out_row, r[y]);
-        }
-      } else {
-        for (int64_t y = 0; y < high; y++)
-          for (int64_t x = 0; x < w; x++)
-            to[y * out_row + x] = x < wide ? T(ToFloat(at.data[y * at.row + x * at.col])) : T(0);
-      }
+  for (int64_t j = 0; j < cols; j += w)
+    for (int64_t i = 0; i < rows; i += w) {
+      const int64_t high = rows - i < w ? rows - i : w, wide = cols - j < w ? cols - j : w;
+      if (columns) PackColumns<S>(source.At(i, j), high, wide, out + i * out_row + j, out_row);
+      else
+        for (int64_t y = i; y < i + high; y++)
+          for (int64_t x = j; x < j + w; x++) out[y * out_row + x] = x < cols ? T(ToFloat(source.data[y * source.row + x * source.col])) : T(0);
     }
-  }
 }
 
 /// What a product does with a finished sum: out = alpha * sum + beta * out + bias. beta 0 never reads out.

@@ -11,8 +11,9 @@ HEED_INLINE int64_t Min64(int64_t a, int64_t b) { return a < b ? a : b; }
 HEED_INLINE int64_t Divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
 HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; }
 
-/// Rows of a task: their sums (256 bytes a row with AVX-512) stay in half of a 256 KiB L2.
-constexpr int64_t kRowBlock = 480;
+/// Rows of a task at most, bytes of its sums, and bytes of B's rows that it takes side by side if they fit: L2 holds the sums, the
+/// packed block of B and the rows of A that stream past.
+constexpr int64_t kRowBlock = 480, kSumBytes = int64_t{256} << 10, kWideBytes = 1024;
 /// Columns of a task of a product of few rows: a multiple of the step, and sums of eight rows that fit L1.
 constexpr int64_t kPieceStep = 64, kPieceMost = 512;
 /// Elements of B that a task of a product of few rows reads at least: starting a thread's task costs about a microsecond.
@@ -44,27 +45,40 @@ template <class SA, class SB> HEED_NOINLINE void PackRows(const Product<SA, SB>&
   });
 }
 
-/// out[begin + row .. + rows][column .. + cols] of one panel, from packed rows that start at row `row` of the packed block.
+/// A block of B as panels of kTileCols columns, each with room for kBlockDepth rows. Dense rows are read a few at a time across all
+/// panels: a panel alone would take 64 bytes of every row with AVX2, a new page each time.
+template <class T, class SB> HEED_NOINLINE void PackPanels(Matrix<const SB> b, int64_t depth, int64_t cols, T* panels) {
+  const int64_t step = b.row == 1 ? depth : 8;
+  for (int64_t k = 0; k < depth; k += step)
+    for (int64_t j = 0; j < cols; j += kTileCols<T>)
+      Pack<SB>(b.At(k, j), Min64(step, depth - k), Min64(kTileCols<T>, cols - j), panels + j * kBlockDepth + k * kTileCols<T>, kTileCols<T>);
+}
+/// out[begin + row .. + rows][column .. + cols] from packed rows that start at row `row` of the packed block; scratch has room for
+/// cols rounded up to whole panels times RoundUp(rows, 2) + kBlockDepth.
 template <class SA, class SB>
-HEED_NOINLINE void MultiplyPanel(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row, int64_t rows,
-                   int64_t column, Acc<SA>* scratch) {
+HEED_NOINLINE void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row, int64_t rows,
+                    int64_t column, int64_t cols, Acc<SA>* scratch) {
   using T = Acc<SA>;
-  const int64_t cols = Min64(kTileCols<T>, p.n - column), vecs = Divide(cols, Width<T>);
-  const TileKernel<T> kernels[3] = {TileKernelFor<T, 2>(vecs), TileKernelFor<T, 4>(vecs), TileKernelFor<T, 6>(vecs)};
-  T* sums = scratch;
-  T* b = scratch + RoundUp(rows, 2) * kTileCols<T>;
+  constexpr int64_t n = kTileCols<T>;
+  const int64_t room = RoundUp(rows, 2);
+  T* panels = scratch + room * RoundUp(cols, n);
   for (int64_t k = 0; k < p.k; k += kBlockDepth) {
     const int64_t depth = Min64(kBlockDepth, p.k - k), stride = RoundUp(depth, Width<T>);
-    Pack<SB>(p.b.At(k, column), depth, cols, b, kTileCols<T>);
+    PackPanels<T, SB>(p.b.At(k, column), depth, cols, panels);
     const T* a = packed + k * padded + row * stride;
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-      const int64_t high = Min64(kTileRows, rows - r);
-      kernels[(high - 1) / 2](a + r * stride, stride, b, sums + r * kTileCols<T>, depth, k == 0);
+    for (int64_t j = 0; j < cols; j += n) {
+      const int64_t vecs = Divide(Min64(n, cols - j), Width<T>);
+      const TileKernel<T> kernels[3] = {TileKernelFor<T, 2>(vecs), TileKernelFor<T, 4>(vecs), TileKernelFor<T, 6>(vecs)};
+      for (int64_t r = 0; r < rows; r += kTileRows)
+        kernels[(Min64(kTileRows, rows - r) - 1) / 2](a + r * stride, stride, panels + j * kBlockDepth, scratch + j * room + r * n, depth, k == 0);
     }
   }
-  if (p.k == 0) memset(sums, 0, sizeof(T) * rows * kTileCols<T>);
-  if (p.bias.data != nullptr) Pack<SA>(p.bias.At(0, column), 1, cols, b, 0);
-  StoreSums<SA>(sums, kTileCols<T>, rows, cols, p.finish, p.bias.data == nullptr ? nullptr : b, p.out.At(begin + row, column));
+  if (p.k == 0) memset(scratch, 0, sizeof(T) * room * RoundUp(cols, n));
+  for (int64_t j = 0; j < cols; j += n) {
+    if (p.bias.data != nullptr) Pack<SA>(p.bias.At(0, column + j), 1, Min64(n, cols - j), panels, 0);
+    StoreSums<SA>(scratch + j * room, n, rows, Min64(n, cols - j), p.finish, p.bias.data == nullptr ? nullptr : panels,
+                  p.out.At(begin + row, column + j));
+  }
 }
 
 template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
@@ -77,17 +91,21 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   if (packed == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)most, (long long)p.k);
   bool failed = false;
   for (int64_t begin = 0; begin < p.m; begin += pass) {
-    const int64_t rows = Min64(pass, p.m - begin), panels = Divide(p.n, kTileCols<T>);
+    const int64_t rows = Min64(pass, p.m - begin);
     PackRows(p, begin, rows, padded, packed);
-    int64_t block = Min64(kRowBlock, RoundUp(rows, kTileRows));
-    // Few panels: cut rows too, so that every thread has work.
-    while (block > 8 * kTileRows && panels * Divide(rows, block) < 2 * Threads()) block = RoundUp(block / 2, kTileRows);
+    int64_t block = Min64(kRowBlock, RoundUp(rows, kTileRows)), wide = kTileCols<T>;
+    // Dense columns are streams already; dense rows are read in longer pieces.
+    while (p.b.row != 1 && wide * int64_t{sizeof(T)} < kWideBytes && 2 * wide * block * int64_t{sizeof(T)} <= kSumBytes) wide *= 2;
+    // Every thread should find work: narrower groups of panels first, then fewer rows.
+    const auto tasks = [&] { return Divide(p.n, wide) * Divide(rows, block); };
+    while (wide > kTileCols<T> && tasks() < 4 * Threads()) wide /= 2;
+    while (block > 8 * kTileRows && tasks() < 2 * Threads()) block = RoundUp(block / 2, kTileRows);
     const int64_t blocks = Divide(rows, block);
-    ParallelFor(panels * blocks, [&](int64_t task, int) {
-      const int64_t row = task % blocks * block, high = Min64(block, rows - row);
-      T* scratch = static_cast<T*>(ThreadScratch(sizeof(T) * kTileCols<T> * (RoundUp(high, 2) + kBlockDepth)));
+    ParallelFor(tasks(), [&](int64_t task, int) {
+      const int64_t row = task % blocks * block, high = Min64(block, rows - row), column = task / blocks * wide;
+      T* scratch = static_cast<T*>(ThreadScratch(sizeof(T) * wide * (RoundUp(high, 2) + kBlockDepth)));
       if (scratch == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-      MultiplyPanel(p, packed, padded, begin, row, high, task / blocks * kTileCols<T>, scratch);
+      MultiplyPanels(p, packed, padded, begin, row, high, column, Min64(wide, p.n - column), scratch);
     });
   }
   return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's panel") : HEED_OK;

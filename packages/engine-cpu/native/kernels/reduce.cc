@@ -13,8 +13,12 @@ namespace {
 // A reducer folds vectors of Wide into a state of kParts vectors (scalars, where single states are merged).
 template <class A> HEED_INLINE Vec<A> LoadWide(const A* p, Tag<A>) { return Load(p); }
 HEED_INLINE Vec<double> LoadWide(const float* p, Tag<double>) {
+#if defined(__AVX512F__)  // GCC 12 makes two halves of __builtin_convertvector here
+  return (Vec<double>)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#else
   typedef float Half __attribute__((vector_size(kVecBytes / 2), aligned(4), may_alias));
   return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Vec<double>);
+#endif
 }
 HEED_INLINE Vec<int64_t> LoadWide(const int32_t* p, Tag<int64_t>) {
   typedef int32_t Half __attribute__((vector_size(kVecBytes / 2), aligned(4), may_alias));
@@ -98,11 +102,15 @@ struct Steps {
   int64_t state_bytes;
   void (*clear)(void* states, int64_t lanes);
   void (*row)(const char* x, int64_t step, int64_t n, void* state);      // folds n elements into one state
-  void (*column)(const char* x, int64_t step, int64_t n, void* states);  // folds element i into state i of kBlock
+  // Folds element i of each of `rows` rows into state i of kLanes.
+  void (*columns)(const char* x, int64_t step, int64_t n, int64_t row_step, int64_t rows, void* states);
   void (*merge)(void* into, const void* other, int64_t lanes);
   void (*store)(char* out, int64_t step, int64_t n, const void* states, int64_t lanes);
 };
 constexpr int64_t kMostStateBytes = 16;
+// Results that are folded side by side: rows of 4 KiB of float32 are long enough for the prefetcher, and their states fit L1.
+constexpr int64_t kLanes = 2 * kBlock;
+constexpr int kRows = 8;
 
 /// T storage type, R reducer of its arithmetic type.
 template <class T, class R> struct Fold {
@@ -119,36 +127,51 @@ template <class T, class R> struct Fold {
   }
   static void Row(const char* p, int64_t step, int64_t n, void* state) {
     Vector chain[kChains];
-    for (Vector& v : chain)
-      for (int part = 0; part < kParts; part++) v[part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
+    HEED_UNROLL for (int c = 0; c < kChains; c++)
+      HEED_UNROLL for (int part = 0; part < kParts; part++)
+        chain[c][part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
     Buffer<A> buffer;
-    ForEachBlock(n, [&](int64_t start, int64_t length) {
+    for (int64_t start = 0; start < n; start += kBlock) {  // no lambda: the chains must stay in registers
+      const int64_t length = n - start < kBlock ? n - start : kBlock;
       const A* x = Fetch<T>(p + start * step, step, length, buffer.at);
-      int64_t i = 0;
-      for (; i + kChains * W <= length; i += kChains * W)
-        HEED_UNROLL for (int c = 0; c < kChains; c++) R::Add(chain[c], LoadWide(x + i + c * W, Tag<Wide>{}));
-      for (; i < length; i += W) {
+      const A* const end = x + length;
+#pragma GCC unroll 1
+      for (; x + kChains * W <= end; x += kChains * W)
+        HEED_UNROLL for (int c = 0; c < kChains; c++) R::Add(chain[c], LoadWide(x + c * W, Tag<Wide>{}));
+#pragma GCC unroll 1
+      for (; x < end; x += W) {
         A rest[2 * W];  // LoadWide may read W elements of A
         for (A& a : rest) a = R::kIdentity;
-        memcpy(rest, x + i, (length - i < W ? length - i : W) * sizeof(A));
+        memcpy(rest, x, (end - x < W ? end - x : W) * sizeof(A));
         R::Add(chain[0], LoadWide(rest, Tag<Wide>{}));
       }
-    });
-    for (int c = 1; c < kChains; c++) R::Merge(chain[0], chain[c]);
+    }
+    HEED_UNROLL for (int c = 1; c < kChains; c++) R::Merge(chain[0], chain[c]);
     Wide lanes[kParts][W];
     for (int part = 0; part < kParts; part++) Store<Wide>(lanes[part], chain[0][part]);
     for (int64_t k = 1; k < W; k++) MergeLane(lanes[0], W, 0, lanes[0], W, k);
     MergeLane(static_cast<Wide*>(state), 1, 0, lanes[0], W, 0);
   }
-  static void Column(const char* p, int64_t step, int64_t n, void* states) {
-    Buffer<A> buffer;
-    const A* x = Fetch<T>(p, step, n, buffer.at);
-    Wide* at = static_cast<Wide*>(states);
+  /// Rows rows of a block at once, so that its states are loaded and stored once.
+  template <int Rows> static HEED_ALWAYS_INLINE void AddRows(const A* x, int64_t row_step, int64_t n, Wide* at) {
+#pragma GCC unroll 1
     for (int64_t i = 0; i < n; i += W, at += W) {
       Vector v;
-      for (int part = 0; part < kParts; part++) v[part] = Load(at + part * kBlock);
-      R::Add(v, LoadWide(x + i, Tag<Wide>{}));
-      for (int part = 0; part < kParts; part++) Store<Wide>(at + part * kBlock, v[part]);
+      HEED_UNROLL for (int part = 0; part < kParts; part++) v[part] = Load(at + part * kLanes);
+      HEED_UNROLL for (int r = 0; r < Rows; r++) R::Add(v, LoadWide(Element<A>(x, r * row_step) + i, Tag<Wide>{}));
+      HEED_UNROLL for (int part = 0; part < kParts; part++) Store<Wide>(at + part * kLanes, v[part]);
+    }
+  }
+  static void Columns(const char* p, int64_t step, int64_t n, int64_t row_step, int64_t rows, void* states) {
+    Buffer<A> buffer;
+    for (int64_t start = 0; start < n; start += kBlock) {
+      const int64_t length = n - start < kBlock ? n - start : kBlock;
+      Wide* at = static_cast<Wide*>(states) + start;
+      const char* x = p + start * step;
+      int64_t row = 0;
+      if (InPlace<T>(step, length))
+        for (; row + kRows <= rows; row += kRows) AddRows<kRows>(Element<A>(x, row * row_step), row_step, length, at);
+      for (; row < rows; row++) AddRows<1>(Fetch<T>(x + row * row_step, step, length, buffer.at), 0, length, at);
     }
   }
   /// State i of `into` takes in state j of `other`.
@@ -168,11 +191,11 @@ template <class T, class R> struct Fold {
       *Element<T>(out, i * step) = FromFloat<T>(static_cast<A>(R::Result(state)));
     }
   }
-  static constexpr Steps kSteps = {kParts * sizeof(Wide), Clear, Row, Column, Merge, Put};
+  static constexpr Steps kSteps = {kParts * sizeof(Wide), Clear, Row, Columns, Merge, Put};
 };
 
 // Where the contiguous axis goes, a group is one result and a unit a stretch of at most kUnit elements; where it stays, a group is
-// up to kBlock neighbouring results and a unit one row of them. Groups with this many elements may be cut into pieces of units.
+// up to kLanes neighbouring results and a unit at most kRows rows of them. Groups with this many elements may be cut into pieces of units.
 constexpr int64_t kUnit = 4096, kSplit = 2 * kTaskElements;
 constexpr int64_t kEnough = 64;  // groups, from which on there are tasks enough without pieces
 
@@ -180,19 +203,20 @@ class Reduction {
  public:
   Reduction(const Plan& plan, const Steps& steps) : kept_(plan.kept), reduced_(plan.reduced), steps_(steps), rows_(plan.inner_reduced) {
     kept_axes_ = rows_ ? kept_.rank : kept_.rank - 1;
-    reduced_axes_ = rows_ && reduced_.rank > 0 ? reduced_.rank - 1 : reduced_.rank;
     if (!rows_) columns_ = kept_.shape[kept_axes_], step_ = kept_.strides[kept_axes_][0], out_step_ = kept_.strides[kept_axes_][1];
-    else if (reduced_.rank > 0) length_ = reduced_.shape[reduced_axes_], step_ = reduced_.strides[reduced_axes_][0];
-    lanes_ = rows_ ? 1 : kBlock;
-    blocks_ = (columns_ + kBlock - 1) / kBlock, chunks_ = (length_ + kUnit - 1) / kUnit;
+    reduced_axes_ = reduced_.rank > 0 ? reduced_.rank - 1 : 0;
+    if (reduced_.rank > 0) length_ = reduced_.shape[reduced_axes_], along_ = reduced_.strides[reduced_axes_][0];
+    chunk_ = rows_ ? kUnit : kRows;
+    lanes_ = rows_ ? 1 : kLanes;
+    blocks_ = (columns_ + kLanes - 1) / kLanes, chunks_ = (length_ + chunk_ - 1) / chunk_;
     groups_ = kept_.size / columns_ * blocks_, units_ = reduced_.size / length_ * chunks_;
   }
   int Run() const {
-    const int64_t width = columns_ < kBlock ? columns_ : kBlock, elements = width * reduced_.size;
+    const int64_t width = columns_ < kLanes ? columns_ : kLanes, elements = width * reduced_.size;
     const bool whole = groups_ >= kEnough || elements < kSplit || units_ < 2;
     if (whole) {
       ParallelRange(groups_, (kTaskElements + elements - 1) / elements, [&](int64_t begin, int64_t end, int) {
-        char states[kBlock * kMostStateBytes] __attribute__((aligned(kVecBytes)));
+        char states[kLanes * kMostStateBytes] __attribute__((aligned(kVecBytes)));
         for (int64_t group = begin; group < end; group++) {
           FoldUnits(group, 0, units_, states);
           StoreGroup(group, states);
@@ -220,9 +244,9 @@ class Reduction {
   /// Offsets of a group's first element in x and out; returns the number of its results.
   int64_t Locate(int64_t group, int64_t (&offset)[2]) const {
     kept_.Seek(group / blocks_, kept_axes_, offset);
-    const int64_t start = group % blocks_ * kBlock;
+    const int64_t start = group % blocks_ * kLanes;
     if (!rows_) offset[0] += start * step_, offset[1] += start * out_step_;
-    return columns_ - start < kBlock ? columns_ - start : kBlock;
+    return columns_ - start < kLanes ? columns_ - start : kLanes;
   }
   void FoldUnits(int64_t group, int64_t begin, int64_t end, void* states) const {
     int64_t offset[2];
@@ -233,9 +257,9 @@ class Reduction {
     int64_t chunk = begin % chunks_;
     for (int64_t unit = begin; unit < end; unit++) {
       const char* x = base + cursor.offset[0];
-      const int64_t start = chunk * kUnit;
-      if (rows_) steps_.row(x + start * step_, step_, length_ - start < kUnit ? length_ - start : kUnit, states);
-      else steps_.column(x, step_, n, states);
+      const int64_t start = chunk * chunk_, count = length_ - start < chunk_ ? length_ - start : chunk_;
+      if (rows_) steps_.row(x + start * along_, along_, count, states);
+      else steps_.columns(x + start * along_, step_, n, along_, count, states);
       if (++chunk == chunks_) chunk = 0, cursor.Next();
     }
   }
@@ -249,8 +273,8 @@ class Reduction {
   const Steps& steps_;
   bool rows_;
   int kept_axes_, reduced_axes_;  // axes outside of a group, and of a unit
-  int64_t columns_ = 1, length_ = 1, step_ = 0, out_step_ = 0;
-  int64_t lanes_, blocks_, chunks_, groups_, units_;
+  int64_t columns_ = 1, length_ = 1, step_ = 0, out_step_ = 0, along_ = 0;
+  int64_t chunk_, lanes_, blocks_, chunks_, groups_, units_;
 };
 
 /// The sum of nothing.

@@ -69,7 +69,10 @@ void Norm(const NormCase& c) {
   Ok(heed_rms_norm_run(&p), "rms_norm");
   Check(out.Intact(), "rms_norm wrote outside its output");
   std::vector<double> want(x.Size());
-  for (int64_t i = 0; i < x.Size(); i++) want[i] = x[i] * InverseRms(x, i / n, n, 1e-5) * Gain(c, weight, i % n);
+  for (int64_t row = 0; row < x.Size() / n; row++) {
+    const double r = InverseRms(x, row, n, 1e-5);
+    for (int64_t i = row * n; i < (row + 1) * n; i++) want[i] = x[i] * r * Gain(c, weight, i % n);
+  }
   Compare(out, want, Relative(c.dtype, 8), 0x1p-25, "rms_norm");
 }
 void NormBackward(const NormCase& c) {

@@ -1,5 +1,5 @@
 /** A problem of {@link attentionProblem} placed on an engine: operands in any dtype, order of axes and strides. */
-import { type AttentionOptions, scope, type Tensor, tensor } from "@heed/tensor";
+import { type AttentionOptions, type Tensor, tensor } from "@heed/tensor";
 import { attentionData } from "../arbitraries/attention.ts";
 import type { AttentionData, AttentionProblem } from "../arbitraries/attention.ts";
 import type { ViewRecipe } from "../arbitraries/views.ts";

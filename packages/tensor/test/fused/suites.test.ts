@@ -1,0 +1,259 @@
+/** The conformance checks on kernels that are wrong on purpose: each fault must be found. */
+import {
+  type AttentionBackwardPlan,
+  type AttentionPlan,
+  fill,
+  type FusedOps,
+  type KvAppendPlan,
+  type LinearPlan,
+  type PagedAttentionPlan,
+  type RmsNormBackwardPlan,
+  type RmsNormPlan,
+  type RopePlan,
+  scope,
+  type ScoreRules,
+  type Tensor,
+} from "@heed/tensor";
+import { attentionProblem, type TestkitError } from "@heed/testkit";
+import { checkAttention, checkHiddenKey } from "@heed/testkit/conformance/attention";
+import { checkAttentionBackward } from "@heed/testkit/conformance/attention-backward";
+import { checkLinear, linearProblem } from "@heed/testkit/conformance/linear";
+import { appendProblem, checkKvAppend } from "@heed/testkit/conformance/kv-append";
+import { checkPagedAttention, pagedProblem } from "@heed/testkit/conformance/paged-attention";
+import { checkRmsNorm, checkRmsNormBackward, rmsNormProblem } from "@heed/testkit/conformance/rms-norm";
+import { checkRope, ropeProblem } from "@heed/testkit/conformance/rope";
+import type { Subject } from "@heed/testkit/conformance/subject";
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { attentionComposed } from "../../src/fused/attention/composed.ts";
+import { attentionBackwardComposed } from "../../src/fused/attention/composed-backward.ts";
+import { kvAppendComposed } from "../../src/fused/kv-append/composed.ts";
+import { linearComposed } from "../../src/fused/linear/composed.ts";
+import { pagedAttentionComposed } from "../../src/fused/paged-attention/composed.ts";
+import { rmsNormBackwardComposed, rmsNormComposed } from "../../src/fused/rms-norm/composed.ts";
+import { ropeComposed } from "../../src/fused/rope/composed.ts";
+import { fakeEngine } from "../engine/fake.ts";
+
+type Run<Plan> = (plan: Plan) => void;
+const dtype = "float32";
+const runs = { numRuns: 150, seed: 1 };
+
+const attend: Run<AttentionPlan> = (plan) => void attentionComposed(plan);
+/** A subject whose engine runs one operation by `run`. */
+function subjectOf<Plan>(op: keyof FusedOps, run: Run<Plan>): Subject {
+  const refusal = (): undefined => undefined;
+  const attention = { refusal, run: attend }; // what the backward pass starts from
+  return { engine: fakeEngine({ attention, [op]: { refusal, run } }), dtype, fused: "require" };
+}
+/** Registers, for each faulty kernel, a test that one of the problems shows it; and one that the right kernel passes. */
+function finds<Plan, P>(
+  op: keyof FusedOps,
+  problems: fc.Arbitrary<P>,
+  check: (subject: Subject, problem: P) => Promise<void>,
+  right: Run<Plan>,
+  faults: Readonly<Record<string, Run<Plan>>>,
+): void {
+  const verdict = (run: Run<Plan>) => {
+    const subject = subjectOf(op, run);
+    return fc.assert(
+      fc.asyncProperty(problems, (p) => check(subject, p)),
+      { ...runs, endOnFailure: true },
+    );
+  };
+  describe(`the check of ${op}`, () => {
+    test("passes the composed form", async () => {
+      await verdict(right);
+    });
+    for (const [name, run] of Object.entries(faults)) {
+      test(`finds ${name}`, async () => {
+        const found = await verdict(run).then(
+          () => undefined,
+          (error: Error) => error.cause as TestkitError,
+        );
+        expect(found?.code).toBe("mismatch");
+      });
+    }
+  });
+}
+/** The same plan with other rules. */
+const ruled =
+  <P extends { readonly rules: ScoreRules }>(run: Run<P>, change: Partial<ScoreRules>): Run<P> =>
+  (plan) =>
+    run({ ...plan, rules: { ...plan.rules, ...change } });
+/** One part in a thousand is added to a result's first element. */
+function nudge(t: Tensor | undefined): void {
+  if (t === undefined) return;
+  scope(() => {
+    const data = new Float32Array(t.storage.buffer!);
+    data[t.offset] = data[t.offset]! * 1.001;
+  });
+}
+const ruleFaults = <P extends { readonly rules: ScoreRules }>(run: Run<P>): Record<string, Run<P>> => ({
+  "a softcap that is dropped": ruled(run, { softcap: 0 }),
+  "a left bound that is dropped": ruled(run, { windowLeft: -1 }),
+  "causality that is dropped": ruled(run, { windowRight: -1 }),
+  "slopes that are dropped": ruled(run, { alibiSlopes: undefined }),
+  "sinks that are dropped": ruled(run, { sinks: undefined }),
+});
+const maskFaults = <P extends { readonly rules: ScoreRules }>(run: Run<P>): Record<string, Run<P>> => ({
+  ...ruleFaults(run),
+  "a mask that is dropped": ruled(run, { mask: undefined }),
+  "lengths that are dropped": ruled(run, { kvLengths: undefined }),
+  "an offset that is dropped": ruled(run, { queryOffset: "end" }),
+});
+
+finds<AttentionPlan, Parameters<typeof checkAttention>[1]>(
+  "attention",
+  attentionProblem(),
+  checkAttention,
+  attend,
+  {
+    ...maskFaults(attend),
+    "an output off by a thousandth": (plan) => {
+      attend(plan);
+      nudge(plan.out);
+    },
+    "an lse off by a thousandth": (plan) => {
+      attend(plan);
+      nudge(plan.lse);
+    },
+    "an lse that is not written": (plan) => {
+      attend(plan);
+      fill(plan.lse!, NaN);
+    },
+    "query heads that read the key heads in turns": (plan) => {
+      const { Hq, Hkv } = plan.dims;
+      for (let h = 0; h < Hq; h++) {
+        const one = (t: Tensor, head: number): Tensor<"float32"> =>
+          t.slice(2, head, head + 1) as Tensor<"float32">;
+        const row = (t: Tensor | undefined): Tensor | undefined => t && t.slice(0, h, h + 1);
+        const { rules, lse } = plan;
+        attend({
+          ...plan,
+          dims: { ...plan.dims, Hq: 1, Hkv: 1 },
+          q: one(plan.q, h),
+          k: one(plan.k, h % Hkv),
+          v: one(plan.v, h % Hkv),
+          out: one(plan.out, h),
+          lse: lse && lse.slice(1, h, h + 1),
+          rules: {
+            ...rules,
+            mask: rules.mask && rules.mask.slice(1, h, h + 1),
+            alibiSlopes: row(rules.alibiSlopes),
+            sinks: row(rules.sinks),
+          },
+        });
+      }
+    },
+  },
+);
+const hidden = fc.record({
+  problem: attentionProblem(),
+  key: fc.nat({ max: 20 }),
+  where: fc.constantFrom("k" as const, "v" as const),
+});
+finds<AttentionPlan, { problem: Parameters<typeof checkHiddenKey>[1]; key: number; where: "k" | "v" }>(
+  "attention",
+  hidden,
+  (subject, p) => checkHiddenKey(subject, p.problem, { ...p, value: NaN }),
+  attend,
+  {
+    "a hidden value that is multiplied by zero": (plan) => {
+      attend(plan);
+      scope(() => {
+        // What 0 * NaN does to every row of the head.
+        const bad = Array.from(new Float32Array(plan.v.contiguous().storage.buffer!)).some(Number.isNaN);
+        if (bad) fill(plan.out, NaN);
+      });
+    },
+  },
+);
+const back: Run<AttentionBackwardPlan> = attentionBackwardComposed;
+const { "sinks that are dropped": _, ...backFaults } = maskFaults(back); // their part is in the lse already; a dSinks of zero stands for it
+finds<AttentionBackwardPlan, Parameters<typeof checkAttentionBackward>[1]>(
+  "attentionBackward",
+  attentionProblem(),
+  checkAttentionBackward,
+  back,
+  {
+    ...backFaults,
+    ...Object.fromEntries(
+      (["dq", "dk", "dv", "dMask", "dSinks"] as const).map((name): [string, Run<AttentionBackwardPlan>] => [
+        `a ${name} of zero`,
+        (plan) => {
+          back(plan);
+          const t = plan[name];
+          if (t !== undefined) fill(name === "dMask" ? t.slice(0, 0, 1) : t, 0);
+        },
+      ]),
+    ),
+  },
+);
+const paged: Run<PagedAttentionPlan> = pagedAttentionComposed;
+finds<PagedAttentionPlan, Parameters<typeof checkPagedAttention>[1]>(
+  "pagedAttention",
+  pagedProblem(),
+  checkPagedAttention,
+  paged,
+  {
+    ...ruleFaults(paged),
+    "pages that are read whole": (plan) => {
+      const { lengths, indptr } = plan.view.table;
+      const full = Int32Array.from(
+        lengths.data,
+        (_, n) => (indptr.data[n + 1]! - indptr.data[n]!) * plan.dims.pageSize,
+      );
+      lengths.data.set(full);
+      paged(plan);
+    },
+  },
+);
+const append: Run<KvAppendPlan> = kvAppendComposed;
+finds<KvAppendPlan, Parameters<typeof checkKvAppend>[1]>("kvAppend", appendProblem(), checkKvAppend, append, {
+  "values that are not written": (plan) => append({ ...plan, v: plan.k, vPages: plan.kPages }),
+  "skipped rows that are written": (plan) => {
+    plan.slots.data.forEach((slot, t) => void (plan.slots.data[t] = Math.max(0, slot)));
+    append(plan);
+  },
+});
+finds<RopePlan, Parameters<typeof checkRope>[1]>("rope", ropeProblem(), checkRope, ropeComposed, {
+  "the other pairing": (plan) =>
+    ropeComposed({ ...plan, pairing: plan.pairing === "half" ? "interleaved" : "half" }),
+  "a gradient that turns forward": (plan) => ropeComposed({ ...plan, inverse: false }),
+  "positions that are ignored": (plan) =>
+    ropeComposed({
+      ...plan,
+      positions: plan.positions.slice(1, 0, 1).broadcastTo(plan.positions.shape) as Tensor<"int32">,
+    }),
+});
+finds<RmsNormPlan, Parameters<typeof checkRmsNorm>[1]>(
+  "rmsNorm",
+  rmsNormProblem(),
+  checkRmsNorm,
+  rmsNormComposed,
+  {
+    "a unit offset that is dropped": (plan) => rmsNormComposed({ ...plan, unitOffset: false }),
+    "an eps that is dropped": (plan) => rmsNormComposed({ ...plan, eps: 0 }),
+    "a weight that is dropped": (plan) => rmsNormComposed({ ...plan, weight: undefined }),
+  },
+);
+finds<RmsNormBackwardPlan, Parameters<typeof checkRmsNormBackward>[1]>(
+  "rmsNormBackward",
+  rmsNormProblem(),
+  checkRmsNormBackward,
+  rmsNormBackwardComposed,
+  {
+    "a unit offset that is dropped": (plan) => rmsNormBackwardComposed({ ...plan, unitOffset: false }),
+    "a weight gradient of zero": (plan) => {
+      rmsNormBackwardComposed(plan);
+      if (plan.dWeight !== undefined) fill(plan.dWeight, 0);
+    },
+  },
+);
+finds<LinearPlan, Parameters<typeof checkLinear>[1]>("linear", linearProblem(), checkLinear, linearComposed, {
+  "a bias that is dropped": (plan) => linearComposed({ ...plan, bias: undefined }),
+  "one element off by a thousandth": (plan) => {
+    linearComposed(plan);
+    nudge(plan.out);
+  },
+});

@@ -37,7 +37,8 @@ async function main(): Promise<void> {
   if (broken.length > 0) {
     throw new Error(`not written: ${broken.map((r) => `${r.name}: ${r.against.join(", ")}`).join("\n")}`);
   }
-  if (hash !== sourceHash()) throw new Error("not written: the sources changed while they were compiled; build again");
+  if (hash !== sourceHash())
+    throw new Error("not written: the sources changed while they were compiled; build again");
   const folder = join(ROOT, "packages/engine-cpu/prebuilt/linux-x64");
   mkdirSync(folder, { recursive: true });
   const manifest = await manifestOf(LIBRARY, hash);

@@ -19,7 +19,9 @@ class Tally {
   check(name: string, against: readonly string[]): void {
     if (against.length === 0) this.passed++;
     else this.failed++;
-    console.log(`${against.length === 0 ? "ok  " : "FAIL"} ${name}${against.length > 0 ? `: ${against.join(", ")}` : ""}`);
+    console.log(
+      `${against.length === 0 ? "ok  " : "FAIL"} ${name}${against.length > 0 ? `: ${against.join(", ")}` : ""}`,
+    );
   }
   skip(name: string): void {
     this.skipped++;
@@ -44,8 +46,14 @@ async function checkLibrary(tally: Tally): Promise<void> {
   const listed = new Set(manifest.symbols);
   const differ = [...built.symmetricDifference(listed)];
   tally.check("exports what the manifest of the prebuilt library lists", differ);
-  tally.check("the prebuilt library is of these sources", manifest.sourceHash === sourceHash() ? [] : ["run bun run build:native"]);
-  tally.check(`the manifest's glibc is ${GLIBC_CEILING} at most`, Bun.semver.order(`${manifest.glibc}.0`, `${GLIBC_CEILING}.0`) > 0 ? [manifest.glibc] : []);
+  tally.check(
+    "the prebuilt library is of these sources",
+    manifest.sourceHash === sourceHash() ? [] : ["run bun run build:native"],
+  );
+  tally.check(
+    `the manifest's glibc is ${GLIBC_CEILING} at most`,
+    Bun.semver.order(`${manifest.glibc}.0`, `${GLIBC_CEILING}.0`) > 0 ? [manifest.glibc] : [],
+  );
 }
 /** Levels of this processor, as the library reports them through the test program that prints them. */
 function availableLevels(): string[] {
@@ -58,8 +66,11 @@ async function main(): Promise<void> {
   build({ tests: true });
   await checkLibrary(tally);
   const available = availableLevels();
-  for (const level of LEVELS) if (!available.includes(level)) tally.skip(`native tests on x86-64-${level}: this processor lacks it`);
-  const sources = readdirSync(join(ROOT, "packages/engine-cpu/native/tests")).filter((file) => file.endsWith("_test.cc"));
+  for (const level of LEVELS)
+    if (!available.includes(level)) tally.skip(`native tests on x86-64-${level}: this processor lacks it`);
+  const sources = readdirSync(join(ROOT, "packages/engine-cpu/native/tests")).filter((file) =>
+    file.endsWith("_test.cc"),
+  );
   for (const name of sources.map((file) => file.replace(/\.cc$/, "")).sort()) {
     const { exitCode, stdout, stderr } = Bun.spawnSync([join(BUILD, name)]);
     tally.program(name, exitCode, `${stderr}${stdout}`);

@@ -51,7 +51,10 @@ export function build(options: { readonly tests: boolean }): void {
   ];
   capture(configure, "configuring the native library");
   const target = options.tests ? [] : ["--target", "heed_cpu"];
-  capture(["cmake", "--build", BUILD, "--parallel", String(navigator.hardwareConcurrency), ...target], "compiling the native library");
+  capture(
+    ["cmake", "--build", BUILD, "--parallel", String(navigator.hardwareConcurrency), ...target],
+    "compiling the native library",
+  );
 }
 
 /** Compiler options by level (v2, v3, v4) and for the runtime, as the build used them. */

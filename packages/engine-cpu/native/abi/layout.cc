@@ -15,7 +15,11 @@ struct Block {
   Field fields[24];
 };
 #define F(field) {#field, offsetof(Here, field)}
-#define BLOCK(name, ...) [] { using Here = name; return Block{#name, sizeof(Here), {__VA_ARGS__}}; }()
+#define BLOCK(name, ...)                              \
+  [] {                                                \
+    using Here = name;                                \
+    return Block{#name, sizeof(Here), {__VA_ARGS__}}; \
+  }()
 const Block kBlocks[] = {
     BLOCK(heed_tensor, F(data), F(shape), F(strides), F(dtype), F(rank)),
     BLOCK(heed_unary, F(size), F(op), F(x), F(out)),
@@ -29,11 +33,11 @@ const Block kBlocks[] = {
     BLOCK(heed_rope, F(size), F(pairing), F(rotary_dim), F(inverse), F(x), F(out), F(cos), F(sin), F(positions)),
     BLOCK(heed_rms_norm, F(size), F(unit_offset), F(eps), F(x), F(weight), F(out)),
     BLOCK(heed_rms_norm_backward, F(size), F(unit_offset), F(eps), F(x), F(weight), F(d_out), F(d_x), F(d_weight)),
-    BLOCK(heed_scores, F(scale), F(softcap), F(window_left), F(window_right), F(query_offset), F(offset_mode), F(reserved), F(mask),
-          F(alibi_slopes), F(sinks), F(kv_lengths), F(query_offsets)),
+    BLOCK(heed_scores, F(scale), F(softcap), F(window_left), F(window_right), F(query_offset), F(offset_mode), F(reserved),
+          F(mask), F(alibi_slopes), F(sinks), F(kv_lengths), F(query_offsets)),
     BLOCK(heed_attention, F(size), F(reserved), F(scores), F(q), F(k), F(v), F(out), F(lse)),
-    BLOCK(heed_attention_backward, F(size), F(reserved), F(scores), F(q), F(k), F(v), F(out), F(lse), F(d_out), F(dq), F(dk), F(dv),
-          F(d_mask), F(d_sinks)),
+    BLOCK(heed_attention_backward, F(size), F(reserved), F(scores), F(q), F(k), F(v), F(out), F(lse), F(d_out), F(dq), F(dk),
+          F(dv), F(d_mask), F(d_sinks)),
     BLOCK(heed_paged_attention, F(size), F(reserved), F(scores), F(q), F(out), F(lse), F(k_pages), F(v_pages), F(query_indptr),
           F(indptr), F(indices), F(lengths)),
     BLOCK(heed_kv_append, F(size), F(reserved), F(k), F(v), F(k_pages), F(v_pages), F(slots)),

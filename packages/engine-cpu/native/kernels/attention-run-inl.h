@@ -10,7 +10,7 @@
 namespace heed::HEED_ISA {
 constexpr int64_t kWaveBytes = 48 << 20;   // of packed blocks at a time, unless one unit alone needs more
 constexpr int64_t kWaveTasks = 1 << 16;
-constexpr int64_t kShortestSplit = 256;    // keys of a task at least: below, starting a task costs more than it saves
+constexpr int64_t kShortestSplit = 512;    // keys of a task at least: of 256 float16 keys, 8 us, starting the task is a tenth
 constexpr int64_t kLongestSplit = 4096;
 constexpr int64_t kWantedTasks = 32;       // of a decode step, where the keys are long enough
 

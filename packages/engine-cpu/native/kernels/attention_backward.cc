@@ -118,9 +118,15 @@ template <class S> struct Backward {
   bool Keys(int64_t in_flight, int64_t item, int64_t split) const {
     const int64_t batch = item / s.key_heads, key_head = item % s.key_heads;
     T* dq = partial + (in_flight * splits + split) * padded_rows * s.q_row;
-    memset(dq, 0, sizeof(T) * padded_rows * s.q_row);
-    T* memory = static_cast<T*>(ThreadScratch(KeyBytes() + ScoreBytes()));
+    T* memory = static_cast<T*>(ThreadScratch(KeyBytes() + ScoreBytes() + s.row_blocks));
     if (memory == nullptr) return false;
+    // A row block of dq is cleared when it is first added to, while it goes through the cache anyway.
+    uint8_t* cleared = reinterpret_cast<uint8_t*>(memory) + KeyBytes() + ScoreBytes();
+    memset(cleared, 0, s.row_blocks);
+    const auto clear = [&](const QueryRows<T>& q, int64_t i) {
+      if (!cleared[i]) memset(dq + q.begin * s.q_row, 0, sizeof(T) * q.count * s.q_row);
+      cleared[i] = 1;
+    };
     const ScoreBlock<T> block = Scores(memory + KeyBytes() / sizeof(T));
     T* dk = memory + (kKeyBlock + 2) * s.q_row + (kKeyBlock + kTileCols<T>) * (s.d + s.dv);
     T* dv = dk + (kKeyBlock + 2) * s.q_row;
@@ -134,6 +140,7 @@ template <class S> struct Backward {
         if (rules.Visible(offset + last, length).end <= k.begin || rules.Visible(offset + first, length).first >= k.begin + k.count) continue;
         const bool careful = !k.finite || !finite[in_flight * s.row_blocks + i];
         ComputeScores(s, rules, batch, key_head, q, k, block, careful, false);
+        clear(q, i);
         T* to = dq + q.begin * s.q_row;
         if (careful) {
           MultiplyVisible<T>(s, q, k, block, {dk, dv, to});
@@ -149,6 +156,7 @@ template <class S> struct Backward {
       StoreSums<S>(dk, s.q_row, count, s.d, {factor, T{0}}, nullptr, View(p.dk, batch, key_head).At(k.begin, 0));
       StoreSums<S>(dv, s.o_row, count, s.dv, {T{1}, T{0}}, nullptr, View(p.dv, batch, key_head).At(k.begin, 0));
     }
+    for (int64_t i = 0; i < s.row_blocks; i++) clear(RowsOf(in_flight, item, i), i);
     return true;
   }
   /// Step 3 for one row block.
@@ -291,6 +299,8 @@ template <class S> int RunBackward(const heed_attention_backward& p) {
   s.o_row = RowLength<T>(s.dv);
   s.rows = s.queries * s.group;
   s.block_queries = Larger(1, kRowsWanted / Larger(s.group, 1));
+  // An even number of rows: a tile of a block then never reaches into the next one.
+  if (s.block_queries * s.group % 2 != 0) s.block_queries++;
   s.block_rows = s.block_queries * s.group;
   s.row_blocks = s.block_rows > 0 ? (s.rows + s.block_rows - 1) / s.block_rows : 0;
   s.key_blocks = (s.keys + kKeyBlock - 1) / kKeyBlock;

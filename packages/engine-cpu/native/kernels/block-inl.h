@@ -1,6 +1,6 @@
-// Blocks of a strided row in the arithmetic type. Kernels compute on contiguous Acc<T> arrays of at most kBlock elements; where a
-// row already is one (float, unit stride, whole vectors) it is used in place, else it is converted or gathered into a buffer that
-// stays in L1. Computation runs over whole vectors: what a buffer holds beyond n is computed too and never stored.
+// Blocks of a strided row in the arithmetic type. Kernels compute on contiguous Acc<T> arrays of at most kBlock elements; where
+// a row already is one (float, unit stride, whole vectors) it is used in place, else it is converted or gathered into a buffer
+// that stays in L1. Computation runs over whole vectors: what a buffer holds beyond n is computed too and never stored.
 #pragma once
 #include "../simd/integer.h"
 
@@ -13,7 +13,9 @@ template <class T> struct Buffer {
 template <class T> HEED_INLINE const T* Element(const void* p, int64_t bytes) {
   return reinterpret_cast<const T*>(static_cast<const char*>(p) + bytes);
 }
-template <class T> HEED_INLINE T* Element(void* p, int64_t bytes) { return reinterpret_cast<T*>(static_cast<char*>(p) + bytes); }
+template <class T> HEED_INLINE T* Element(void* p, int64_t bytes) {
+  return reinterpret_cast<T*>(static_cast<char*>(p) + bytes);
+}
 
 /// Whether n elements `step` bytes apart can be computed on where they are.
 template <class T> HEED_INLINE bool InPlace(int64_t step, int64_t n) {

@@ -1,18 +1,21 @@
 // Conversion of one element between any two dtypes, and of a strided row through a table of functions (copy.cc).
-// To a float: to nearest even, rounded once. Float to integer: toward zero, saturated, NaN is 0. Integer to narrower integer: modulo.
-// To bool: x != 0.
+// To a float: to nearest even, rounded once. Float to integer: toward zero, saturated, NaN is 0. Integer to narrower integer:
+// modulo. To bool: x != 0.
 #pragma once
 #include "../simd/integer.h"
 
 namespace heed::HEED_ISA {
-struct Bool { uint8_t value; };
+struct Bool {
+  uint8_t value;
+};
 
 /// Converts n elements; the steps are in bytes.
 using RowConverter = void (*)(void* to, int64_t to_step, const void* from, int64_t from_step, int64_t n);
 /// The converter between two dtype codes, which must be valid.
 RowConverter Converter(int32_t to, int32_t from);
 
-/// double to float, rounded to odd: a later rounding to 16 bits then gives what one rounding of x gives (Boldo, Melquiond 2008).
+/// double to float, rounded to odd: a later rounding to 16 bits then gives what one rounding of x gives (Boldo, Melquiond
+/// 2008).
 HEED_INLINE float ToFloatOdd(double x) {
   const float nearest = static_cast<float>(x);
   const double back = static_cast<double>(nearest);
@@ -29,7 +32,6 @@ HEED_INLINE double ToDoubleSticky(int64_t x) {
   return static_cast<double>(wide ? sticky : x);
 }
 
-
 // Reals, by way of the arithmetic type.
 template <class To> HEED_INLINE To RoundTo(double x) {
   if constexpr (sizeof(To) == 2) return FromFloat<To>(ToFloatOdd(x));
@@ -45,11 +47,21 @@ template <class To, class A> HEED_INLINE To Saturate(A x, To low, To high, A pas
   const To value = static_cast<To>(inside ? x : A{0});
   return below ? low : above ? high : value;
 }
-template <class T> struct Kind { static constexpr bool kReal = true, kBool = false; };
-template <> struct Kind<int32_t> { static constexpr bool kReal = false, kBool = false; };
-template <> struct Kind<int64_t> { static constexpr bool kReal = false, kBool = false; };
-template <> struct Kind<uint8_t> { static constexpr bool kReal = false, kBool = false; };
-template <> struct Kind<Bool> { static constexpr bool kReal = false, kBool = true; };
+template <class T> struct Kind {
+  static constexpr bool kReal = true, kBool = false;
+};
+template <> struct Kind<int32_t> {
+  static constexpr bool kReal = false, kBool = false;
+};
+template <> struct Kind<int64_t> {
+  static constexpr bool kReal = false, kBool = false;
+};
+template <> struct Kind<uint8_t> {
+  static constexpr bool kReal = false, kBool = false;
+};
+template <> struct Kind<Bool> {
+  static constexpr bool kReal = false, kBool = true;
+};
 
 /// x as To.
 template <class To, class From> HEED_INLINE To Convert(From x) {

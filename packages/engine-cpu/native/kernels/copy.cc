@@ -33,13 +33,15 @@ void ConvertRow(void* to, int64_t to_step, const void* from, int64_t from_step, 
   }
 }
 template <class To> RowConverter ConverterTo(int32_t from) {
-  static constexpr RowConverter kTable[] = {ConvertRow<To, double>,  ConvertRow<To, float>,   ConvertRow<To, Float16>, ConvertRow<To, BFloat16>,
-                                            ConvertRow<To, int32_t>, ConvertRow<To, int64_t>, ConvertRow<To, uint8_t>, ConvertRow<To, Bool>};
+  static constexpr RowConverter kTable[] = {ConvertRow<To, double>,   ConvertRow<To, float>,   ConvertRow<To, Float16>,
+                                            ConvertRow<To, BFloat16>, ConvertRow<To, int32_t>, ConvertRow<To, int64_t>,
+                                            ConvertRow<To, uint8_t>,  ConvertRow<To, Bool>};
   return kTable[from];
 }
 
-// A tile of a transpose: 32 x 32 elements, read along x's contiguous axis into a buffer and written along out's. Both sides then touch
-// whole cache lines once each; tiles of a power-of-two stride, whose lines all fall into one set of the cache, cost no more.
+// A tile of a transpose: 32 x 32 elements, read along x's contiguous axis into a buffer and written along out's. Both sides
+// then touch whole cache lines once each; tiles of a power-of-two stride, whose lines all fall into one set of the cache, cost
+// no more.
 constexpr int64_t kTile = 32;
 
 /// Whether x is contiguous along an axis other than the inner one, so that tiles of both axes pay.
@@ -63,7 +65,8 @@ void CopyTransposed(Nest<2> nest, int axis, RowConverter convert, RowConverter r
       int64_t offset[2];
       nest.Seek(tile / (down * across), inner - 1, offset);
       const int64_t row = tile / across % down * kTile, column = tile % across * kTile;
-      const int64_t height = rows - row < kTile ? rows - row : kTile, width = columns - column < kTile ? columns - column : kTile;
+      const int64_t height = rows - row < kTile ? rows - row : kTile,
+                    width = columns - column < kTile ? columns - column : kTile;
       char* to = nest.data[0] + offset[0] + row * row_to + column * to_step;
       const char* from = nest.data[1] + offset[1] + row * row_from + column * from_step;
       char buffer[kTile * kTile * 8] __attribute__((aligned(64)));
@@ -98,7 +101,8 @@ int copy(const heed_copy& p) {
     CopyTransposed(nest, axis, convert, Converter(p.x.dtype, p.x.dtype), ElementBytes(p.x.dtype));
     return HEED_OK;
   }
-  ForEachRow(nest, [convert](char* const* data, const int64_t* step, int64_t n) { convert(data[0], step[0], data[1], step[1], n); });
+  ForEachRow(nest,
+             [convert](char* const* data, const int64_t* step, int64_t n) { convert(data[0], step[0], data[1], step[1], n); });
   return HEED_OK;
 }
 }  // namespace heed::HEED_ISA

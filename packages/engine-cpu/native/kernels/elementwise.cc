@@ -19,23 +19,19 @@ template <class T> HEED_INLINE Vec<T> Sigmoid(Vec<T> x) {
 }
 // f(Tag<T>, x) on vectors of T.
 constexpr auto kNeg = [](auto, auto x) { return -x; };
-constexpr auto kAbs = [](auto tag, auto x) {
-  using T = typename decltype(tag)::type;
+constexpr auto kAbs = []<class T>(Tag<T>, Vec<T> x) {
   if constexpr (kIsFloat<T>) return BitCast<Vec<T>>(BitCast<Mask<T>>(x) & ~BitCast<Mask<T>>(Set1(static_cast<T>(-0.0))));
   else return x < 0 ? -x : x;
 };
 constexpr auto kSquare = [](auto, auto x) { return x * x; };
-constexpr auto kExp = [](auto tag, auto x) { return Exp<typename decltype(tag)::type>(x); };
-constexpr auto kLog = [](auto tag, auto x) { return Log<typename decltype(tag)::type>(x); };
-constexpr auto kSqrt = [](auto tag, auto x) { return Sqrt<typename decltype(tag)::type>(x); };
-constexpr auto kRsqrt = [](auto tag, auto x) {
-  using T = typename decltype(tag)::type;
-  return Reciprocal<T>(Sqrt<T>(x));
-};
-constexpr auto kReciprocal = [](auto tag, auto x) { return Reciprocal<typename decltype(tag)::type>(x); };
-constexpr auto kTanh = [](auto tag, auto x) { return Tanh<typename decltype(tag)::type>(x); };
-constexpr auto kSigmoid = [](auto tag, auto x) { return Sigmoid<typename decltype(tag)::type>(x); };
-constexpr auto kSilu = [](auto tag, auto x) { return x * Sigmoid<typename decltype(tag)::type>(x); };
+constexpr auto kExp = []<class T>(Tag<T>, Vec<T> x) { return Exp<T>(x); };
+constexpr auto kLog = []<class T>(Tag<T>, Vec<T> x) { return Log<T>(x); };
+constexpr auto kSqrt = []<class T>(Tag<T>, Vec<T> x) { return Sqrt<T>(x); };
+constexpr auto kRsqrt = []<class T>(Tag<T>, Vec<T> x) { return Reciprocal<T>(Sqrt<T>(x)); };
+constexpr auto kReciprocal = []<class T>(Tag<T>, Vec<T> x) { return Reciprocal<T>(x); };
+constexpr auto kTanh = []<class T>(Tag<T>, Vec<T> x) { return Tanh<T>(x); };
+constexpr auto kSigmoid = []<class T>(Tag<T>, Vec<T> x) { return Sigmoid<T>(x); };
+constexpr auto kSilu = []<class T>(Tag<T>, Vec<T> x) { return x * Sigmoid<T>(x); };
 struct IsFinite {
   template <class V> auto operator()(auto, V x, V) const { return x - x == 0; }  // inf - inf and NaN - NaN are NaN
 };
@@ -46,8 +42,7 @@ constexpr auto kMul = [](auto, auto a, auto b) { return a * b; };
 constexpr auto kDiv = [](auto, auto a, auto b) { return a / b; };
 constexpr auto kMax = [](auto, auto a, auto b) { return (a > b) | (a != a) ? a : b; };  // NaN where either is
 constexpr auto kMin = [](auto, auto a, auto b) { return (a < b) | (a != a) ? a : b; };
-constexpr auto kPow = [](auto tag, auto a, auto b) {
-  using T = typename decltype(tag)::type;
+constexpr auto kPow = []<class T>(Tag<T>, Vec<T> a, Vec<T> b) {
   Vec<T> y;
   for (int i = 0; i < Width<T>; i++) y[i] = static_cast<T>(pow(a[i], b[i]));
   return y;
@@ -71,8 +66,8 @@ template <class Int> HEED_INLINE const Int* FetchMask(const char* p, int64_t ste
     for (int64_t i = 0; i < n; i++) buffer[i] = -static_cast<Int>(p[i * step] != 0);
   return buffer;
 }
-// Operations on contiguous blocks in the arithmetic type: compiled per operation and arithmetic type. The loops below, which convert,
-// gather and cut rows into blocks, are compiled per storage type; one pointer call a block lies between the two.
+// Operations on contiguous blocks in the arithmetic type: compiled per operation and arithmetic type. The loops below, which
+// convert, gather and cut rows into blocks, are compiled per storage type; one pointer call a block lies between the two.
 template <class A> using Block1 = void (*)(const A* x, A* out, int64_t n);
 template <class A> using Block2 = void (*)(const A* a, const A* b, A* out, int64_t n);
 template <class A> using BlockCompare = void (*)(const A* a, const A* b, typename Lanes<A>::Int* out, int64_t n);
@@ -84,8 +79,7 @@ template <class A, class Op> void ZipBlock(const A* a, const A* b, A* out, int64
   for (int64_t i = 0; i < n; i += Width<A>) Store<A>(out + i, Op{}(Tag<A>{}, Load(a + i), Load(b + i)));
 }
 template <class A, class Op> void CompareBlock(const A* a, const A* b, typename Lanes<A>::Int* out, int64_t n) {
-  for (int64_t i = 0; i < n; i += Width<A>)
-    Store<typename Lanes<A>::Int>(out + i, Op{}(Tag<A>{}, Load(a + i), Load(b + i)));
+  for (int64_t i = 0; i < n; i += Width<A>) Store<typename Lanes<A>::Int>(out + i, Op{}(Tag<A>{}, Load(a + i), Load(b + i)));
 }
 
 template <class T> HEED_NOINLINE int Map(const heed_unary& p, Block1<Acc<T>> block) {
@@ -149,8 +143,7 @@ template <class T> HEED_NOINLINE int ZipMask(const heed_binary& p, Acc<T> otherw
       const A* a = Fetch<T>(data[1] + start * step[1], step[1], n, a_buffer.at);
       const Int* mask = FetchMask<Int>(data[2] + start * step[2], step[2], n, mask_buffer.at);
       A* out = Target<T>(data[0] + start * step[0], step[0], n, out_buffer.at);
-      for (int64_t i = 0; i < n; i += Width<A>)
-        Store<A>(out + i, Select<A>(Load<Int>(mask + i), Load(a + i), no));
+      for (int64_t i = 0; i < n; i += Width<A>) Store<A>(out + i, Select<A>(Load<Int>(mask + i), Load(a + i), no));
       Deliver<T>(data[0] + start * step[0], step[0], n, out);
     });
   });
@@ -177,10 +170,10 @@ int Refuse(const char* kind, int op, int32_t dtype) {
 
 int unary(const heed_unary& p) {
   const auto number = [&]<class Op>(Op) {
-    return DispatchNumber(p.x.dtype, kRefused, [&](auto t) { return Map<typename decltype(t)::type>(p, MapBlock<Acc<typename decltype(t)::type>, Op>); });
+    return DispatchNumber(p.x.dtype, kRefused, [&]<class T>(Tag<T>) { return Map<T>(p, MapBlock<Acc<T>, Op>); });
   };
   const auto real = [&]<class Op>(Op) {
-    return DispatchFloat(p.x.dtype, kRefused, [&](auto t) { return Map<typename decltype(t)::type>(p, MapBlock<Acc<typename decltype(t)::type>, Op>); });
+    return DispatchFloat(p.x.dtype, kRefused, [&]<class T>(Tag<T>) { return Map<T>(p, MapBlock<Acc<T>, Op>); });
   };
   const auto run = [&]() -> int {
     switch (p.op) {
@@ -195,7 +188,7 @@ int unary(const heed_unary& p) {
       case HEED_TANH: return real(kTanh);
       case HEED_SIGMOID: return real(kSigmoid);
       case HEED_SILU: return real(kSilu);
-      case HEED_IS_FINITE: return DispatchFloat(p.x.dtype, kRefused, [&](auto t) { return MapIsFinite<typename decltype(t)::type>(p); });
+      case HEED_IS_FINITE: return DispatchFloat(p.x.dtype, kRefused, [&]<class T>(Tag<T>) { return MapIsFinite<T>(p); });
       case HEED_NOT: return p.x.dtype == HEED_BOOL ? MapBool(p, [](bool x) { return !x; }) : kRefused;
     }
     return kRefused;
@@ -206,19 +199,16 @@ int unary(const heed_unary& p) {
 
 int binary(const heed_binary& p) {
   const auto number = [&]<class Op>(Op) {
-    return DispatchNumber(p.a.dtype, kRefused, [&](auto t) { return Zip<typename decltype(t)::type>(p, ZipBlock<Acc<typename decltype(t)::type>, Op>); });
+    return DispatchNumber(p.a.dtype, kRefused, [&]<class T>(Tag<T>) { return Zip<T>(p, ZipBlock<Acc<T>, Op>); });
   };
   const auto real = [&]<class Op>(Op) {
-    return DispatchFloat(p.a.dtype, kRefused, [&](auto t) { return Zip<typename decltype(t)::type>(p, ZipBlock<Acc<typename decltype(t)::type>, Op>); });
+    return DispatchFloat(p.a.dtype, kRefused, [&]<class T>(Tag<T>) { return Zip<T>(p, ZipBlock<Acc<T>, Op>); });
   };
   const auto compare = [&]<class Op>(Op) {
-    return DispatchNumber(p.a.dtype, kRefused, [&](auto t) { return ZipCompare<typename decltype(t)::type>(p, CompareBlock<Acc<typename decltype(t)::type>, Op>); });
+    return DispatchNumber(p.a.dtype, kRefused, [&]<class T>(Tag<T>) { return ZipCompare<T>(p, CompareBlock<Acc<T>, Op>); });
   };
   const auto mask = [&](double otherwise) {
-    return DispatchFloat(p.a.dtype, kRefused, [&](auto t) {
-      using T = typename decltype(t)::type;
-      return ZipMask<T>(p, static_cast<Acc<T>>(otherwise));
-    });
+    return DispatchFloat(p.a.dtype, kRefused, [&]<class T>(Tag<T>) { return ZipMask<T>(p, static_cast<Acc<T>>(otherwise)); });
   };
   const bool logical = p.a.dtype == HEED_BOOL;
   const auto run = [&]() -> int {

@@ -91,11 +91,11 @@ template <class T> HEED_INLINE Vec<T> Exp2(Vec<T> x) {
 // vscalef handles the range itself, 2^-inf included: its table has scalef(NaN, -inf) = 0.
 template <class T> HEED_INLINE Vec<T> Exp2NotPositive(Vec<T> x) {
   if constexpr (sizeof(T) == 4) {
-    const __m512 n = _mm512_roundscale_ps((__m512)x, 8);
-    return (Vec<T>)_mm512_scalef_ps((__m512)Exp2Fraction(x - (Vec<T>)n), n);
+    const __m512 n = _mm512_maskz_roundscale_ps(0xffff, (__m512)x, 8);
+    return (Vec<T>)_mm512_maskz_scalef_ps(0xffff, (__m512)Exp2Fraction(x - (Vec<T>)n), n);
   } else {
-    const __m512d n = _mm512_roundscale_pd((__m512d)x, 8);
-    return (Vec<T>)_mm512_scalef_pd((__m512d)Exp2Fraction(x - (Vec<T>)n), n);
+    const __m512d n = _mm512_maskz_roundscale_pd(0xff, (__m512d)x, 8);
+    return (Vec<T>)_mm512_maskz_scalef_pd(0xff, (__m512d)Exp2Fraction(x - (Vec<T>)n), n);
   }
 }
 #else

@@ -20,8 +20,8 @@ int CheckIndices(const char* what, const heed_tensor& indices, int64_t rows) {
   for (int64_t i = 0; i < indices.shape[0]; i++) {
     const int64_t index = IndexAt(indices, i);
     if (index < 0 || index >= rows)
-      return Fail(HEED_INVALID, "[%s] index %ld at position %ld is outside 0..%ld", what, static_cast<long>(index), static_cast<long>(i),
-                  static_cast<long>(rows - 1));
+      return Fail(HEED_INVALID, "[%s] index %ld at position %ld is outside 0..%ld", what, static_cast<long>(index),
+                  static_cast<long>(i), static_cast<long>(rows - 1));
   }
   return HEED_OK;
 }
@@ -88,8 +88,7 @@ int scatter_add(const heed_scatter_add& p) {
   const int outer = row.rank > 0 ? row.rank - 1 : 0;
   const int64_t n = row.rank > 0 ? row.shape[outer] : 1;
   const int64_t to_step = row.rank > 0 ? row.strides[outer][0] : 0, from_step = row.rank > 0 ? row.strides[outer][1] : 0;
-  const int done = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  const int done = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) {
     ParallelRange(chains, RowGrain(row.size), [&](int64_t begin, int64_t end, int) {
       for (int64_t chain = begin; chain < end; chain++) {
         const int64_t first = firsts[chain], to = IndexAt(p.indices, first) * RowStep(p.out);

@@ -25,7 +25,8 @@ int kv_append(const heed_kv_append& p) {
   const auto slot_of = [&](int64_t t) { return static_cast<const int32_t*>(p.slots.data)[t * p.slots.strides[0]]; };
   for (int64_t t = 0; t < T; t++)
     if (slot_of(t) < -1 || slot_of(t) >= slots)
-      return Fail(HEED_INVALID, "[kv_append] slot %d of row %ld is outside -1..%ld", slot_of(t), static_cast<long>(t), static_cast<long>(slots - 1));
+      return Fail(HEED_INVALID, "[kv_append] slot %d of row %ld is outside -1..%ld", slot_of(t), static_cast<long>(t),
+                  static_cast<long>(slots - 1));
   const RowConverter convert_k = Converter(p.k_pages.dtype, p.k.dtype), convert_v = Converter(p.v_pages.dtype, p.v.dtype);
   const int64_t elements = p.k.shape[1] * (p.k.shape[2] + p.v.shape[2]);
   ParallelRange(T, (kTaskElements + elements) / (elements + 1), [&](int64_t begin, int64_t end, int) {

@@ -85,7 +85,8 @@ template <int N> struct Nest {
 };
 
 /// The nest of operands that share a shape; `axes` leading axes of them (all by default).
-template <int N> HEED_NOINLINE Nest<N> MakeNest(const heed_tensor* const (&operands)[N], int first = 0, int last = HEED_MAX_RANK) {
+template <int N> HEED_NOINLINE Nest<N> MakeNest(const heed_tensor* const (&operands)[N], int first = 0,
+                                                int last = HEED_MAX_RANK) {
   Nest<N> nest;
   for (int k = 0; k < N; k++) nest.data[k] = static_cast<char*>(operands[k]->data);
   for (int axis = first; axis < operands[0]->rank && axis < last; axis++) {
@@ -121,10 +122,11 @@ template <int N> class Cursor {
   int64_t at_[HEED_MAX_RANK];
 };
 
-/// row(context, data, step, n) for every inner row, long ones in pieces, over all threads. Steps are in bytes. Tasks depend on the
-/// shape alone.
+/// row(context, data, step, n) for every inner row, long ones in pieces, over all threads. Steps are in bytes. Tasks depend on
+/// the shape alone.
 template <int N>
-HEED_NOINLINE void RunRows(const Nest<N>& nest, void (*row)(const void*, char* const*, const int64_t*, int64_t), const void* context) {
+HEED_NOINLINE void RunRows(const Nest<N>& nest, void (*row)(const void*, char* const*, const int64_t*, int64_t),
+                           const void* context) {
   if (nest.size == 0) return;
   static constexpr int64_t kScalarStep[N] = {};
   const int outer = nest.rank > 0 ? nest.rank - 1 : 0;
@@ -145,6 +147,9 @@ HEED_NOINLINE void RunRows(const Nest<N>& nest, void (*row)(const void*, char* c
 }
 /// RunRows for a callable row(char* const* data, const int64_t* step, int64_t n).
 template <int N, class F> HEED_INLINE void ForEachRow(const Nest<N>& nest, const F& row) {
-  RunRows<N>(nest, [](const void* f, char* const* data, const int64_t* step, int64_t n) { (*static_cast<const F*>(f))(data, step, n); }, &row);
+  RunRows<N>(
+      nest,
+      [](const void* f, char* const* data, const int64_t* step, int64_t n) { (*static_cast<const F*>(f))(data, step, n); },
+      &row);
 }
 }  // namespace heed::HEED_ISA

@@ -26,8 +26,9 @@ double ReadBytes(const void* memory, int64_t bytes) {
   const float* p = static_cast<const float*>(memory);
   const int64_t blocks = bytes / (kLoads * kVecBytes);
   Vec<float> sum[kLoads] = {};
-  for (int64_t block = 0; block < blocks; block++, p += kLoads * Width<float>)
+  for (int64_t block = 0; block < blocks; block++, p += kLoads * Width<float>) {
     HEED_UNROLL for (int i = 0; i < kLoads; i++) sum[i] += Load(p + i * Width<float>);
+  }
   double total = 0;
   for (int i = 0; i < kLoads; i++) total += static_cast<double>(ReduceAdd<float>(sum[i]));
   return total;

@@ -1,6 +1,6 @@
 // Sum, max and min over any set of axes. Sums of float32 and of the 16-bit floats run in float64; sums of float64 carry their
-// rounding errors along (TwoSum: Knuth, TAOCP 2, 4.2.2), so that all are good to about one rounding. Max and min carry a NaN through.
-//   The work is cut by shape alone: into groups of results and, where there are few results, into pieces of each reduction whose
+// rounding errors along (TwoSum: Knuth, TAOCP 2, 4.2.2), so that all are good to about one rounding. Max and min keep a NaN.
+// The work is cut by shape alone: into groups of results and, where there are few results, into pieces of each reduction, whose
 // partial states are merged in ascending order. Results therefore do not depend on the number of threads.
 #include "../runtime/kernel_table.h"
 #include "../runtime/scratch.h"
@@ -57,8 +57,9 @@ template <> struct Sum<double> {
 template <class A, bool kLargest> struct Extreme {
   using Wide = A;
   static constexpr int kParts = 1;
-  static constexpr A kLowest = kIsFloat<A> ? static_cast<A>(-__builtin_inf()) : kSame<A, int32_t> ? static_cast<A>(INT32_MIN) : static_cast<A>(INT64_MIN);
-  static constexpr A kHighest = kIsFloat<A> ? static_cast<A>(__builtin_inf()) : kSame<A, int32_t> ? static_cast<A>(INT32_MAX) : static_cast<A>(INT64_MAX);
+  static constexpr int64_t kMost = sizeof(A) == 4 ? INT32_MAX : INT64_MAX;
+  static constexpr A kHighest = kIsFloat<A> ? static_cast<A>(__builtin_inf()) : static_cast<A>(kMost);
+  static constexpr A kLowest = kIsFloat<A> ? static_cast<A>(-__builtin_inf()) : static_cast<A>(-kMost - 1);
   static constexpr A kIdentity = kLargest ? kLowest : kHighest;
   template <class V> static HEED_ALWAYS_INLINE void Add(V (&state)[1], V x) {
     if constexpr (kLargest) state[0] = (state[0] > x) | (state[0] != state[0]) ? state[0] : x;
@@ -96,12 +97,12 @@ Plan MakePlan(const heed_reduce& p) {
   return plan;
 }
 
-/// The typed steps of a reduction; the loops around them are compiled once. `lanes` states lie part after part: part p of state i is
-/// element p * lanes + i.
+/// The typed steps of a reduction; the loops around them are compiled once. `lanes` states lie part after part: part p of state
+/// i is element p * lanes + i.
 struct Steps {
   int64_t state_bytes;
   void (*clear)(void* states, int64_t lanes);
-  void (*row)(const char* x, int64_t step, int64_t n, void* state);      // folds n elements into one state
+  void (*row)(const char* x, int64_t step, int64_t n, void* state);  // folds n elements into one state
   // Folds element i of each of `rows` rows into state i of kLanes.
   void (*columns)(const char* x, int64_t step, int64_t n, int64_t row_step, int64_t rows, void* states);
   void (*merge)(void* into, const void* other, int64_t lanes);
@@ -123,21 +124,23 @@ template <class T, class R> struct Fold {
   using Scalar = Wide[kParts];
 
   static void Clear(void* states, int64_t lanes) {
-    for (int64_t i = 0; i < kParts * lanes; i++) static_cast<Wide*>(states)[i] = i < lanes ? static_cast<Wide>(R::kIdentity) : Wide{};
+    for (int64_t i = 0; i < kParts * lanes; i++)
+      static_cast<Wide*>(states)[i] = i < lanes ? static_cast<Wide>(R::kIdentity) : Wide{};
   }
   static void Row(const char* p, int64_t step, int64_t n, void* state) {
     Vector chain[kChains];
-    HEED_UNROLL for (int c = 0; c < kChains; c++)
-      HEED_UNROLL for (int part = 0; part < kParts; part++)
-        chain[c][part] = Set1<Wide>(part == 0 ? static_cast<Wide>(R::kIdentity) : Wide{});
+    HEED_UNROLL for (int c = 0; c < kChains; c++) {
+      for (int part = 0; part < kParts; part++) chain[c][part] = Set1<Wide>(part ? Wide{} : static_cast<Wide>(R::kIdentity));
+    }
     Buffer<A> buffer;
     for (int64_t start = 0; start < n; start += kBlock) {  // no lambda: the chains must stay in registers
       const int64_t length = n - start < kBlock ? n - start : kBlock;
       const A* x = Fetch<T>(p + start * step, step, length, buffer.at);
       const A* const end = x + length;
 #pragma GCC unroll 1
-      for (; x + kChains * W <= end; x += kChains * W)
+      for (; x + kChains * W <= end; x += kChains * W) {
         HEED_UNROLL for (int c = 0; c < kChains; c++) R::Add(chain[c], LoadWide(x + c * W, Tag<Wide>{}));
+      }
 #pragma GCC unroll 1
       for (; x < end; x += W) {
         A rest[2 * W];  // LoadWide may read W elements of A
@@ -182,7 +185,8 @@ template <class T, class R> struct Fold {
     for (int part = 0; part < kParts; part++) into[part * lanes + i] = a[part];
   }
   static void Merge(void* into, const void* other, int64_t lanes) {
-    for (int64_t i = 0; i < lanes; i++) MergeLane(static_cast<Wide*>(into), lanes, i, static_cast<const Wide*>(other), lanes, i);
+    for (int64_t i = 0; i < lanes; i++)
+      MergeLane(static_cast<Wide*>(into), lanes, i, static_cast<const Wide*>(other), lanes, i);
   }
   static void Put(char* out, int64_t step, int64_t n, const void* states, int64_t lanes) {
     for (int64_t i = 0; i < n; i++) {
@@ -194,16 +198,19 @@ template <class T, class R> struct Fold {
   static constexpr Steps kSteps = {kParts * sizeof(Wide), Clear, Row, Columns, Merge, Put};
 };
 
-// Where the contiguous axis goes, a group is one result and a unit a stretch of at most kUnit elements; where it stays, a group is
-// up to kLanes neighbouring results and a unit at most kRows rows of them. Groups with this many elements may be cut into pieces of units.
+// Where the contiguous axis goes, a group is one result and a unit a stretch of at most kUnit elements; where it stays, a group
+// is up to kLanes neighbouring results and a unit at most kRows rows of them. Groups with this many elements may be cut into
+// pieces of units.
 constexpr int64_t kUnit = 4096, kSplit = 2 * kTaskElements;
 constexpr int64_t kEnough = 64;  // groups, from which on there are tasks enough without pieces
 
 class Reduction {
  public:
-  Reduction(const Plan& plan, const Steps& steps) : kept_(plan.kept), reduced_(plan.reduced), steps_(steps), rows_(plan.inner_reduced) {
+  Reduction(const Plan& plan, const Steps& steps)
+      : kept_(plan.kept), reduced_(plan.reduced), steps_(steps), rows_(plan.inner_reduced) {
     kept_axes_ = rows_ ? kept_.rank : kept_.rank - 1;
-    if (!rows_) columns_ = kept_.shape[kept_axes_], step_ = kept_.strides[kept_axes_][0], out_step_ = kept_.strides[kept_axes_][1];
+    if (!rows_)
+      columns_ = kept_.shape[kept_axes_], step_ = kept_.strides[kept_axes_][0], out_step_ = kept_.strides[kept_axes_][1];
     reduced_axes_ = reduced_.rank > 0 ? reduced_.rank - 1 : 0;
     if (reduced_.rank > 0) length_ = reduced_.shape[reduced_axes_], along_ = reduced_.strides[reduced_axes_][0];
     chunk_ = rows_ ? kUnit : kRows;
@@ -227,7 +234,8 @@ class Reduction {
     const int64_t per_piece = (kTaskElements * units_ + elements - 1) / elements, pieces = (units_ + per_piece - 1) / per_piece;
     const int64_t bytes = lanes_ * steps_.state_bytes;
     char* partial = static_cast<char*>(SharedScratch(0, groups_ * pieces * bytes));
-    if (partial == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[reduce] no memory for %ld partial results", static_cast<long>(groups_ * pieces));
+    if (partial == nullptr)
+      return Fail(HEED_OUT_OF_MEMORY, "[reduce] no memory for %ld partial results", static_cast<long>(groups_ * pieces));
     ParallelFor(groups_ * pieces, [&](int64_t task, int) {
       const int64_t begin = task % pieces * per_piece, end = begin + per_piece < units_ ? begin + per_piece : units_;
       FoldUnits(task / pieces, begin, end, partial + task * bytes);
@@ -286,9 +294,9 @@ template <class T> int StoreZeros(const Plan& plan) {
 template <template <class> class Reducer> int Dispatch(const heed_reduce& p) {
   const Plan plan = MakePlan(p);
   if (plan.kept.size == 0) return HEED_OK;
-  if (plan.reduced.size == 0 && p.op != HEED_REDUCE_SUM) return Fail(HEED_INVALID, "[reduce] the max or min of nothing is not defined");
-  const int status = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  if (plan.reduced.size == 0 && p.op != HEED_REDUCE_SUM)
+    return Fail(HEED_INVALID, "[reduce] the max or min of nothing is not defined");
+  const int status = DispatchNumber(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) {
     return plan.reduced.size == 0 ? StoreZeros<T>(plan) : Reduction(plan, Fold<T, Reducer<Acc<T>>>::kSteps).Run();
   });
   return status == HEED_UNSUPPORTED ? Fail(status, "[reduce] not defined for dtype %d", p.x.dtype) : status;

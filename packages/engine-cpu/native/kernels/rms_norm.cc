@@ -1,8 +1,8 @@
 // RMS normalisation (Zhang, Sennrich 2019, arXiv:1910.07467) over the last axis, and its backward:
 //   r = 1 / sqrt(mean(x^2) + eps);  out = x r w               w = weight, or 1 + weight, or 1
 //   g = d_out w;  d_x = r (g - x r^2 mean(g x));  d_weight = sum over rows of d_out x r
-// Gradients are written with `=`. d_weight is summed over pieces of kPieceRows rows, then over pieces in ascending order in float64:
-// the same bits for any number of threads.
+// Gradients are written with `=`. d_weight is summed over pieces of kPieceRows rows, then over pieces in ascending order in
+// float64: the same bits for any number of threads.
 #include "../runtime/kernel_table.h"
 #include "../runtime/scratch.h"
 #include "../runtime/status.h"
@@ -70,7 +70,8 @@ template <class T> int Forward(const heed_rms_norm& p) {
 }
 
 /// One row of the backward pass; d_weight [n] is added to, unless null.
-template <class A> void BackwardRow(const A* x, const A* d_out, const A* gain, int64_t n, double eps, A* d_x, A* g, A* d_weight) {
+template <class A> void BackwardRow(const A* x, const A* d_out, const A* gain, int64_t n, double eps, A* d_x, A* g,
+                                    A* d_weight) {
   const A r = InverseRms(x, n, eps);
   for (int64_t i = 0; i < n; i += Width<A>) Store<A>(g + i, Load(d_out + i) * Load(gain + i));
   const A along = static_cast<A>(Dot(g, x, n) / static_cast<double>(n)) * r * r;
@@ -121,11 +122,11 @@ template <class T> int Backward(const heed_rms_norm_backward& p) {
 }  // namespace
 
 int rms_norm(const heed_rms_norm& p) {
-  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) { return Forward<typename decltype(tag)::type>(p); });
+  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) { return Forward<T>(p); });
   return status == HEED_UNSUPPORTED ? Fail(status, "[rms_norm] not defined for dtype %d", p.x.dtype) : status;
 }
 int rms_norm_backward(const heed_rms_norm_backward& p) {
-  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) { return Backward<typename decltype(tag)::type>(p); });
+  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) { return Backward<T>(p); });
   return status == HEED_UNSUPPORTED ? Fail(status, "[rms_norm_backward] not defined for dtype %d", p.x.dtype) : status;
 }
 }  // namespace heed::HEED_ISA

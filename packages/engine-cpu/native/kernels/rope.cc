@@ -1,5 +1,6 @@
-// Rotary position embedding (Su et al. 2021, arXiv:2104.09864): each pair (a, b) of the first rotary_dim components turns by the angle
-// of its token's position: a cos - b sin, b cos + a sin. Pairs are (j, j + rotary_dim / 2) or (2j, 2j + 1); the tables hold the angles.
+// Rotary position embedding (Su et al. 2021, arXiv:2104.09864): each pair (a, b) of the first rotary_dim components turns by
+// the angle of its token's position: a cos - b sin, b cos + a sin. Pairs are (j, j + rotary_dim / 2) or (2j, 2j + 1); the
+// tables hold the angles.
 #include "../runtime/kernel_table.h"
 #include "../runtime/status.h"
 #include "block-inl.h"
@@ -83,11 +84,11 @@ int rope(const heed_rope& p) {
   for (int64_t i = 0; i < B * S; i++) {
     const int32_t position = *reinterpret_cast<const int32_t*>(At(p.positions, i / S, i % S));
     if (position < 0 || position >= p.cos.shape[0])
-      return Fail(HEED_INVALID, "[rope] position %d is outside the tables of %ld rows", position, static_cast<long>(p.cos.shape[0]));
+      return Fail(HEED_INVALID, "[rope] position %d is outside the tables of %ld rows", position,
+                  static_cast<long>(p.cos.shape[0]));
   }
   const RowConverter copy_row = Converter(p.out.dtype, p.x.dtype);
-  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) {
     ParallelRange(B * S, (kTaskElements + H * D - 1) / (H * D), [&](int64_t begin, int64_t end, int) {
       for (int64_t token = begin; token < end; token++) {
         const int64_t b = token / S, s = token % S;
@@ -99,8 +100,8 @@ int rope(const heed_rope& p) {
         if (shape.rest == 0 || x == out) continue;
         const int64_t passed = 2 * shape.pairs;
         for (int64_t h = 0; h < H; h++)
-          copy_row(out + h * shape.out_head + passed * shape.out_step, shape.out_step, x + h * shape.x_head + passed * shape.x_step,
-                   shape.x_step, shape.rest);
+          copy_row(out + h * shape.out_head + passed * shape.out_step, shape.out_step,
+                   x + h * shape.x_head + passed * shape.x_step, shape.x_step, shape.rest);
       }
     });
     return HEED_OK;

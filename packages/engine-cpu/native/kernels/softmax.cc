@@ -57,8 +57,7 @@ template <class T> void SoftmaxRow(const void* x, int64_t x_step, void* out, int
 
 int softmax(const heed_softmax& p) {
   const RowNest<2> rows = MakeRows({&p.out, &p.x});
-  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  const int status = DispatchFloat(p.x.dtype, HEED_UNSUPPORTED, [&]<class T>(Tag<T>) {
     int32_t failed = 0;
     ForEachOuter(rows, [&](const Cursor<2>& cursor, int64_t) {
       void* scratch = ThreadScratch(Padded<Acc<T>>(rows.n) * sizeof(Acc<T>));

@@ -38,7 +38,8 @@ int Detect() {
   const bool avx2 = (saved & kYmm) == kYmm && Has(c, bit_AVX | bit_F16C | bit_FMA | bit_MOVBE) &&
                     Has(leaf7_b, bit_AVX2 | bit_BMI | bit_BMI2) && Has(ext_c, kLzcnt);
   if (!avx2) return 1;
-  const bool avx512 = (saved & kZmm) == kZmm && Has(leaf7_b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
+  const bool avx512 =
+      (saved & kZmm) == kZmm && Has(leaf7_b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
   return avx512 ? 3 : 2;
 }
 int Available() {
@@ -62,7 +63,8 @@ const KernelTable& Table() { return *kLevel[Chosen()].table; }
 extern "C" int32_t heed_select_isa(const char* name) {
   using namespace heed;
   if (Available() == 0)
-    return Fail(HEED_UNSUPPORTED, "[isa] the kernels need at least x86-64-v2 (SSE4.2), which this processor lacks; use the portable engine");
+    return Fail(HEED_UNSUPPORTED,
+                "[isa] the kernels need at least x86-64-v2 (SSE4.2), which this processor lacks; use the portable engine");
   if (name == nullptr) {
     __atomic_store_n(&chosen, Available() - 1, __ATOMIC_RELAXED);
     return HEED_OK;

@@ -9,7 +9,7 @@ namespace heed {
 namespace {
 constexpr int64_t kReadBytes = int64_t{256} << 20;  // beyond every L3 this is meant for
 constexpr int64_t kReadPiece = int64_t{1} << 20;
-constexpr int64_t kFmaRounds = int64_t{1} << 20;    // about 2 ms
+constexpr int64_t kFmaRounds = int64_t{1} << 20;  // about 2 ms
 constexpr int kRuns = 9;
 volatile double sink;  // keeps the sums alive
 
@@ -56,7 +56,8 @@ extern "C" int32_t heed_measure_peak(int32_t kind, int32_t threads, double* per_
     *per_second = Best([] { return OnceFma(Threads()); });
   } else if (void* memory = heed_alloc(kReadBytes)) {
     // Written first, by the threads that will read it: an untouched page is the zero page, which lies in the cache.
-    ParallelFor(kReadBytes / kReadPiece, [&](int64_t i, int) { __builtin_memset(static_cast<char*>(memory) + i * kReadPiece, 0, kReadPiece); });
+    ParallelFor(kReadBytes / kReadPiece,
+                [&](int64_t i, int) { __builtin_memset(static_cast<char*>(memory) + i * kReadPiece, 0, kReadPiece); });
     *per_second = Best([&] { return OnceRead(memory); });
     heed_free(memory, nullptr);
   } else {

@@ -228,13 +228,14 @@ void Sizes() {
         RunCase({.dtype = dtype, .queries = queries, .keys = keys, .heads = 3, .key_heads = 1, .d = 8, .dv = 4, .right = 0});
       }
     RunCase({.dtype = dtype, .batch = 2, .queries = 3, .keys = 9, .heads = 100, .key_heads = 1});
+    for (const int64_t group : {5, 7, 49}) RunCase({.dtype = dtype, .queries = 41, .keys = 140, .heads = group, .key_heads = 1, .right = 0});
     RunCase({.dtype = dtype, .batch = 2, .queries = 20, .keys = 600, .heads = 7, .key_heads = 7, .right = 0});
     for (const Layout layout : kLayouts)
       RunCase({.dtype = dtype, .batch = 2, .queries = 33, .keys = 35, .heads = 4, .key_heads = 2, .d = 19, .dv = 34, .right = 0, .layout = layout});
   }
 }
 void Options() {
-  for (const int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32, HEED_BFLOAT16})
+  for (const int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32})
     for (const double softcap : {0.0, 1.5})
       for (const int64_t left : {-1, 0, 5})
         for (const int64_t right : {-1, 0, 3})
@@ -301,9 +302,9 @@ void Poison() {
   Run(p);
   bool same = true, spread = true;
   for (int64_t i = 0; i < 50 * c.d; i++) same &= clean[i] == p.dq[i];
-  for (int64_t j = 101 * c.d; j < 140 * c.d; j++) same &= !isnan(p.dk[j]) || true;
+  for (int64_t j = 101 * c.d; j < 140 * c.d; j++) same &= clean_dk[j] == p.dk[j];
   for (int64_t x = 0; x < c.d; x++) spread &= isnan(p.dq[50 * c.d + x]) && isnan(p.dk[100 * c.d + x]);
-  Check(same, "queries before a NaN key keep their bits");
+  Check(same, "queries before a NaN key, and keys after a NaN query, keep their bits");
   Check(spread, "a NaN reaches what sees it");
 }
 void Threads() {

@@ -1,5 +1,5 @@
-// What the native tests share: counted checks, arrays of any dtype and stride with poison around them, and a loop over the levels
-// this machine has. A test is an executable whose main() ends in `return heed::check::Finish();`.
+// What the native tests share: counted checks, arrays of any dtype and stride with poison around them, and a loop over the
+// levels this machine has. A test is an executable whose main() ends in `return heed::check::Finish();`.
 #pragma once
 #include <math.h>
 #include <stdarg.h>
@@ -34,7 +34,9 @@ __attribute__((format(printf, 2, 3))) inline bool Check(bool holds, const char* 
   return false;
 }
 /// A call must succeed.
-inline bool Ok(int32_t status, const char* what) { return Check(status == HEED_OK, "%s: status %d, %s", what, status, heed_last_error()); }
+inline bool Ok(int32_t status, const char* what) {
+  return Check(status == HEED_OK, "%s: status %d, %s", what, status, heed_last_error());
+}
 /// Prints the summary; the exit code of the test.
 inline int Finish() {
   printf("%d passed, %d failed\n", passed, failed);
@@ -81,9 +83,21 @@ inline double Roundoff(int32_t dtype) {
 }
 inline double ReadElement(const void* p, int32_t dtype) {
   switch (dtype) {
-    case HEED_FLOAT64: { double x; memcpy(&x, p, 8); return x; }
-    case HEED_FLOAT32: { float x; memcpy(&x, p, 4); return x; }
-    case HEED_FLOAT16: { _Float16 x; memcpy(&x, p, 2); return static_cast<double>(x); }
+    case HEED_FLOAT64: {
+      double x;
+      memcpy(&x, p, 8);
+      return x;
+    }
+    case HEED_FLOAT32: {
+      float x;
+      memcpy(&x, p, 4);
+      return x;
+    }
+    case HEED_FLOAT16: {
+      _Float16 x;
+      memcpy(&x, p, 2);
+      return static_cast<double>(x);
+    }
     case HEED_BFLOAT16: {
       uint16_t half;
       memcpy(&half, p, 2);
@@ -92,8 +106,16 @@ inline double ReadElement(const void* p, int32_t dtype) {
       memcpy(&x, &bits, 4);
       return x;
     }
-    case HEED_INT32: { int32_t x; memcpy(&x, p, 4); return x; }
-    case HEED_INT64: { int64_t x; memcpy(&x, p, 8); return static_cast<double>(x); }
+    case HEED_INT32: {
+      int32_t x;
+      memcpy(&x, p, 4);
+      return x;
+    }
+    case HEED_INT64: {
+      int64_t x;
+      memcpy(&x, p, 8);
+      return static_cast<double>(x);
+    }
   }
   return *static_cast<const uint8_t*>(p);
 }
@@ -101,8 +123,16 @@ inline double ReadElement(const void* p, int32_t dtype) {
 inline void WriteElement(void* p, int32_t dtype, double value) {
   switch (dtype) {
     case HEED_FLOAT64: memcpy(p, &value, 8); return;
-    case HEED_FLOAT32: { const float x = static_cast<float>(value); memcpy(p, &x, 4); return; }
-    case HEED_FLOAT16: { const _Float16 x = static_cast<_Float16>(value); memcpy(p, &x, 2); return; }
+    case HEED_FLOAT32: {
+      const float x = static_cast<float>(value);
+      memcpy(p, &x, 4);
+      return;
+    }
+    case HEED_FLOAT16: {
+      const _Float16 x = static_cast<_Float16>(value);
+      memcpy(p, &x, 2);
+      return;
+    }
     case HEED_BFLOAT16: {
       const float x = static_cast<float>(value);
       uint32_t u;
@@ -111,8 +141,16 @@ inline void WriteElement(void* p, int32_t dtype, double value) {
       memcpy(p, &half, 2);
       return;
     }
-    case HEED_INT32: { const int32_t x = static_cast<int32_t>(value); memcpy(p, &x, 4); return; }
-    case HEED_INT64: { const int64_t x = static_cast<int64_t>(value); memcpy(p, &x, 8); return; }
+    case HEED_INT32: {
+      const int32_t x = static_cast<int32_t>(value);
+      memcpy(p, &x, 4);
+      return;
+    }
+    case HEED_INT64: {
+      const int64_t x = static_cast<int64_t>(value);
+      memcpy(p, &x, 8);
+      return;
+    }
   }
   *static_cast<uint8_t*>(p) = static_cast<uint8_t>(value);
 }
@@ -231,7 +269,8 @@ inline bool Compare(const Array& got, const std::vector<double>& want, double re
     const double error = fabs(got[i] - want[i]) - tolerance, mine = isnan(error) ? INFINITY : error;
     if (mine > excess) worst = i, excess = mine;
   }
-  return Check(worst < 0, "%s %s: element %ld is %.17g, should be %.17g (relative %.2g, absolute %.2g)", what, Name(got.DType()),
-               static_cast<long>(worst), worst < 0 ? 0 : got[worst], worst < 0 ? 0 : want[worst], relative, absolute);
+  return Check(worst < 0, "%s %s: element %ld is %.17g, should be %.17g (relative %.2g, absolute %.2g)", what,
+               Name(got.DType()), static_cast<long>(worst), worst < 0 ? 0 : got[worst], worst < 0 ? 0 : want[worst], relative,
+               absolute);
 }
 }  // namespace heed::check

@@ -37,9 +37,47 @@ double Converted(double value, int32_t from, int32_t dtype) {
   return real ? fmax(0, fmin(255, t)) : static_cast<uint8_t>(static_cast<int64_t>(value));
 }
 void Conversions() {
-  const double values[] = {0, -0.0, 1, -1, 2.5, -2.5, 0.999, 255, 256, 300.7, -7, 65504, 65520, 65519.99, 2147483647, 2147483648.0, -2147483648.0, -3e9, 1e19, -1e19,
-                           INFINITY, -INFINITY, NAN, 1e-8, 6e-8, 5.9e-8, 0x1p-24, 0x1p-25, 0x1.8p-25, 1 + 0x1p-11, 1 + 0x1p-11 + 0x1p-40, 1 + 0x1p-8 + 0x1p-40,
-                           1 + 0x1.8p-8, 3.3895e38, 3.4e38, 1e-40, 0x1p-133, 16777217, 9007199254740993.0, 127, 128};
+  const double values[] = {0,
+                           -0.0,
+                           1,
+                           -1,
+                           2.5,
+                           -2.5,
+                           0.999,
+                           255,
+                           256,
+                           300.7,
+                           -7,
+                           65504,
+                           65520,
+                           65519.99,
+                           2147483647,
+                           2147483648.0,
+                           -2147483648.0,
+                           -3e9,
+                           1e19,
+                           -1e19,
+                           INFINITY,
+                           -INFINITY,
+                           NAN,
+                           1e-8,
+                           6e-8,
+                           5.9e-8,
+                           0x1p-24,
+                           0x1p-25,
+                           0x1.8p-25,
+                           1 + 0x1p-11,
+                           1 + 0x1p-11 + 0x1p-40,
+                           1 + 0x1p-8 + 0x1p-40,
+                           1 + 0x1.8p-8,
+                           3.3895e38,
+                           3.4e38,
+                           1e-40,
+                           0x1p-133,
+                           16777217,
+                           9007199254740993.0,
+                           127,
+                           128};
   for (int32_t from = 0; from < 8; from++)
     for (int32_t to = 0; to < 8; to++)
       for (Layout layout : kLayouts) {
@@ -56,7 +94,8 @@ void Conversions() {
 }
 /// An int64 near a rounding boundary of a 16-bit or 32-bit float, beyond what a double holds.
 void WideIntegers() {
-  const int64_t values[] = {(int64_t{1} << 60) + (int64_t{1} << 52) + 1, (int64_t{1} << 60) + (int64_t{1} << 36) + 1, -(int64_t{1} << 60) - (int64_t{1} << 52) - 1, INT64_MAX, INT64_MIN};
+  const int64_t values[] = {(int64_t{1} << 60) + (int64_t{1} << 52) + 1, (int64_t{1} << 60) + (int64_t{1} << 36) + 1,
+                            -(int64_t{1} << 60) - (int64_t{1} << 52) - 1, INT64_MAX, INT64_MIN};
   heed_tensor x = {}, out = {};
   float f[5];
   uint16_t b[5];
@@ -69,18 +108,22 @@ void WideIntegers() {
   p.out.data = b, p.out.dtype = HEED_BFLOAT16;
   Ok(heed_copy_run(&p), "int64 to bfloat16");
   const double want[] = {0x1.02p60, 0x1p60, -0x1.02p60, 0x1p63, -0x1p63};
-  for (int i = 0; i < 5; i++) Check(ReadElement(b + i, HEED_BFLOAT16) == want[i], "int64 to bfloat16: %a, should be %a", ReadElement(b + i, HEED_BFLOAT16), want[i]);
+  for (int i = 0; i < 5; i++)
+    Check(ReadElement(b + i, HEED_BFLOAT16) == want[i], "int64 to bfloat16: %a, should be %a",
+          ReadElement(b + i, HEED_BFLOAT16), want[i]);
 }
 void Layouts() {
   for (int32_t dtype = 0; dtype < 8; dtype++)
-    for (const Dims& shape : {Dims{}, Dims{0, 3}, Dims{7}, Dims{3, 5, 2, 4}, Dims{67, 129}, Dims{2, 70, 3, 65}, Dims{1, 1, 40, 1, 41}})
+    for (const Dims& shape :
+         {Dims{}, Dims{0, 3}, Dims{7}, Dims{3, 5, 2, 4}, Dims{67, 129}, Dims{2, 70, 3, 65}, Dims{1, 1, 40, 1, 41}})
       for (Layout from : kLayouts)
         for (Layout to : kLayouts) {
           Array x(dtype, shape, from);
           for (int64_t i = 0; i < x.Size(); i++) x.Set(i, static_cast<double>(dtype == HEED_BOOL ? i % 3 == 0 : i % 251));
           Compare(Copy(x, dtype, to), x.Values(), 0, 0, "copy");
         }
-  Array row(HEED_FLOAT32, {50, 40}, Dims{0, 1}), column(HEED_FLOAT32, {50, 40}, Dims{1, 0}), scalar(HEED_FLOAT32, {50, 40}, Dims{0, 0});
+  Array row(HEED_FLOAT32, {50, 40}, Dims{0, 1}), column(HEED_FLOAT32, {50, 40}, Dims{1, 0}),
+      scalar(HEED_FLOAT32, {50, 40}, Dims{0, 0});
   for (Array* x : {&row, &column, &scalar}) {
     for (int64_t i = 0; i < x->Size(); i++) x->Set(i, static_cast<double>(i));
     Compare(Copy(*x, HEED_FLOAT16, Layout::kContiguous), x->Values(), 0, 0, "broadcast");
@@ -103,7 +146,8 @@ void RoundTrips() {
     int wrong = 0;
     for (int i = 0; i < 65536; i++) {
       const double value = ReadElement(&bits[i], dtype);
-      wrong += !Close(wide[i], value, 0) || (!isnan(value) && back[i] != bits[i]) || (isnan(value) && !isnan(ReadElement(&back[i], dtype)));
+      wrong += !Close(wide[i], value, 0) || (!isnan(value) && back[i] != bits[i]) ||
+               (isnan(value) && !isnan(ReadElement(&back[i], dtype)));
     }
     Check(wrong == 0, "%s: %d of 65536 do not survive", Name(dtype), wrong);
   }

@@ -10,7 +10,12 @@ constexpr int32_t kFloats[] = {HEED_FLOAT64, HEED_FLOAT32, HEED_FLOAT16, HEED_BF
 constexpr int32_t kIntegers[] = {HEED_INT32, HEED_INT64};
 using Real = long double;
 
-struct Unary { heed_unary_op op; const char* name; std::function<Real(Real)> f; double low, high; };
+struct Unary {
+  heed_unary_op op;
+  const char* name;
+  std::function<Real(Real)> f;
+  double low, high;
+};
 const Unary kUnary[] = {
     {HEED_NEG, "neg", [](Real x) { return -x; }, -9, 9},
     {HEED_ABS, "abs", [](Real x) { return fabsl(x); }, -9, 9},
@@ -31,9 +36,11 @@ double Ulp(double x, int32_t dtype) {
   if (x != 0 && isfinite(x)) exponent = std::max(exponent, ilogb(x));
   return ldexp(1, exponent - kDigits[dtype]);
 }
-/// Ulps an operation may be off: two for what has a polynomial in it, and half a one where a 16-bit result is rounded once more.
+/// Ulps an operation may be off: two for what has a polynomial in it, and half a one where a 16-bit result is rounded once
+/// more.
 double Allowed(const Unary& u, int32_t dtype) {
-  const bool exact = u.op == HEED_NEG || u.op == HEED_ABS || u.op == HEED_SQRT || u.op == HEED_SQUARE || u.op == HEED_RECIPROCAL;
+  const bool exact =
+      u.op == HEED_NEG || u.op == HEED_ABS || u.op == HEED_SQRT || u.op == HEED_SQUARE || u.op == HEED_RECIPROCAL;
   const bool wide = dtype == HEED_FLOAT64 || dtype == HEED_FLOAT32;
   if (!wide) return 0.502;
   return exact ? 0.5001 : u.op == HEED_RSQRT ? 1.6 : u.op == HEED_SIGMOID || u.op == HEED_SILU ? 3 : 2;
@@ -83,7 +90,8 @@ void SpecialValues() {
         double want = static_cast<double>(u.f(x[i]));
         if (dtype == HEED_FLOAT32) want = static_cast<float>(want);
         const bool both_nan = u.op == HEED_SILU && x[i] == -inf && isnan(out[i]);  // -inf * 0, as in x * sigmoid(x)
-        Check(both_nan || Close(out[i], want, (u.op == HEED_SILU ? 100 : 3) * Ulp(want, dtype)), "%s %s(%g) is %g, should be %g", Name(dtype), u.name, x[i], out[i], want);
+        Check(both_nan || Close(out[i], want, (u.op == HEED_SILU ? 100 : 3) * Ulp(want, dtype)),
+              "%s %s(%g) is %g, should be %g", Name(dtype), u.name, x[i], out[i], want);
       }
     }
 }
@@ -110,14 +118,23 @@ void IntegersAndBools() {
   }
 }
 
-struct Binary { heed_binary_op op; const char* name; std::function<Real(Real, Real)> f; bool integers, flag; };
+struct Binary {
+  heed_binary_op op;
+  const char* name;
+  std::function<Real(Real, Real)> f;
+  bool integers, flag;
+};
 const Binary kBinary[] = {
     {HEED_ADD, "add", [](Real a, Real b) { return a + b; }, true, false},
     {HEED_SUB, "sub", [](Real a, Real b) { return a - b; }, true, false},
     {HEED_MUL, "mul", [](Real a, Real b) { return a * b; }, true, false},
     {HEED_DIV, "div", [](Real a, Real b) { return a / b; }, false, false},
-    {HEED_MAX, "max", [](Real a, Real b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }, true, false},
-    {HEED_MIN, "min", [](Real a, Real b) { return isnan(a) || isnan(b) ? NAN : a < b ? a : b; }, true, false},
+    {HEED_MAX, "max", [](Real a, Real b) { return isnan(a) || isnan(b) ? NAN
+                                                  : a > b              ? a
+                                                                       : b; }, true, false},
+    {HEED_MIN, "min", [](Real a, Real b) { return isnan(a) || isnan(b) ? NAN
+                                                  : a < b              ? a
+                                                                       : b; }, true, false},
     {HEED_POW, "pow", powl, false, false},
     {HEED_EQUAL, "equal", [](Real a, Real b) { return Real(a == b); }, true, true},
     {HEED_LESS, "less", [](Real a, Real b) { return Real(a < b); }, true, true},
@@ -135,7 +152,8 @@ void RunBinary(const Binary& k, const Array& a, const Array& b, Layout layout) {
     if (fabs(want[i]) > 65519 && dtype == HEED_FLOAT16) want[i] = copysign(INFINITY, want[i]);
   }
   // (A float64 result is itself rounded twice here: to long double, then to double.)
-  Compare(out, want, (k.op == HEED_POW || dtype == HEED_FLOAT64 ? 2.001 : 1.001) * Roundoff(dtype), dtype == HEED_FLOAT16 ? 0x1p-25 : 0, k.name);
+  Compare(out, want, (k.op == HEED_POW || dtype == HEED_FLOAT64 ? 2.001 : 1.001) * Roundoff(dtype),
+          dtype == HEED_FLOAT16 ? 0x1p-25 : 0, k.name);
 }
 void BinaryCases() {
   for (const Binary& k : kBinary)
@@ -147,7 +165,9 @@ void BinaryCases() {
           Random random{static_cast<uint64_t>(11 + broadcast)};
           const Dims shape = {3, 2, 75};
           Array a(dtype, shape, layout);
-          Array b = broadcast == 0 ? Array(dtype, shape) : broadcast == 1 ? Array(dtype, shape, Dims{0, 0, 1}) : Array(dtype, shape, Dims{1, 0, 0});
+          Array b = broadcast == 0   ? Array(dtype, shape)
+                    : broadcast == 1 ? Array(dtype, shape, Dims{0, 0, 1})
+                                     : Array(dtype, shape, Dims{1, 0, 0});
           for (Array* t : {&a, &b})
             for (int64_t i = 0; i < t->Size(); i++)
               t->Set(i, integer ? static_cast<double>(random.Below(9) - 4) : random.Uniform(k.op == HEED_POW ? 0.1 : -3, 3));
@@ -157,7 +177,8 @@ void BinaryCases() {
       Random random{5};
       Array a(dtype, {3, 20001}), b(dtype, {3, 20001});
       for (Array* t : {&a, &b})
-        for (int64_t i = 0; i < t->Size(); i++) t->Set(i, integer ? static_cast<double>(random.Below(9) - 4) : random.Uniform(0.1, 3));
+        for (int64_t i = 0; i < t->Size(); i++)
+          t->Set(i, integer ? static_cast<double>(random.Below(9) - 4) : random.Uniform(0.1, 3));
       RunBinary(k, a, b, Layout::kContiguous);
     }
 }
@@ -184,7 +205,8 @@ void MasksAndInPlace() {
       a.Set(i, i & 1), b.Set(i, (i >> 1) & 1);
       want_both.push_back((i & 3) == 3), want_either.push_back((i & 3) != 0);
     }
-    heed_binary p = {sizeof p, HEED_AND, a.View(), b.View(), both.View()}, q = {sizeof q, HEED_OR, a.View(), b.View(), either.View()};
+    heed_binary p = {sizeof p, HEED_AND, a.View(), b.View(), both.View()},
+                q = {sizeof q, HEED_OR, a.View(), b.View(), either.View()};
     Ok(heed_binary_run(&p), "and");
     Ok(heed_binary_run(&q), "or");
     Compare(both, want_both, 0, 0, "and");

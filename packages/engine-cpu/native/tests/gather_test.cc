@@ -35,7 +35,8 @@ void ScatterAdd() {
         Random random{41};
         Array x(dtype, {60, n}, layout), out(dtype, {7, n}, layout);
         for (Array* t : {&x, &out})
-          for (int64_t i = 0; i < t->Size(); i++) t->Set(i, dtype >= HEED_INT32 ? static_cast<double>(random.Below(100)) : random.Uniform(0, 1));
+          for (int64_t i = 0; i < t->Size(); i++)
+            t->Set(i, dtype >= HEED_INT32 ? static_cast<double>(random.Below(100)) : random.Uniform(0, 1));
         const Array indices = Indices(HEED_INT64, 60, 5, 1, 9);  // destinations 5 and 6 stay as they are
         std::vector<double> want = out.Values();
         for (int64_t i = 0; i < 60 * n; i++) {
@@ -78,10 +79,12 @@ void KvAppend() {
             const int64_t t = i / d / kHeads, h = i / d % kHeads, slot = static_cast<int64_t>(slots[t]);
             uint8_t bytes[8];
             WriteElement(bytes, pages, tensors[k][i]);
-            if (slot >= 0) want[k][((slot / kSize * kHeads + h) * kSize + slot % kSize) * d + i % d] = ReadElement(bytes, pages);
+            if (slot >= 0)
+              want[k][((slot / kSize * kHeads + h) * kSize + slot % kSize) * d + i % d] = ReadElement(bytes, pages);
           }
         }
-        heed_kv_append p = {sizeof p, 0, tensors[0].View(), tensors[1].View(), stores[0].View(), stores[1].View(), slots.View()};
+        heed_kv_append p = {sizeof p,         0,           tensors[0].View(), tensors[1].View(), stores[0].View(),
+                            stores[1].View(), slots.View()};
         Ok(heed_kv_append_run(&p), "kv_append");
         for (int k = 0; k < 2; k++) {
           Check(stores[k].Intact(), "kv_append wrote outside its pages");

@@ -36,11 +36,13 @@ std::vector<double> Straight(int op, const Array& x, const Array& out) {
 void Case(int op, int32_t dtype, const Dims& shape, unsigned axes, Layout x_layout, Layout out_layout, double low) {
   Random random{static_cast<uint64_t>(op * 100 + axes)};
   Array x(dtype, shape, x_layout);
-  for (int64_t i = 0; i < x.Size(); i++) x.Set(i, dtype >= HEED_INT32 ? static_cast<double>(random.Below(200) - 100) : random.Uniform(low, 1));
+  for (int64_t i = 0; i < x.Size(); i++)
+    x.Set(i, dtype >= HEED_INT32 ? static_cast<double>(random.Below(200) - 100) : random.Uniform(low, 1));
   const Array out = Reduce(op, x, axes, out_layout);
   // Cancellation: the error is relative to the sum of magnitudes, and far below one rounding of it.
   const double spread = dtype >= HEED_INT32 ? 0 : static_cast<double>(x.Size()) * (dtype == HEED_FLOAT64 ? 0x1p-100 : 0x1p-50);
-  Compare(out, Straight(op, x, out), op == HEED_REDUCE_SUM ? (dtype == HEED_FLOAT64 ? 2.001 : 1.001) * Roundoff(dtype) : 0, op == HEED_REDUCE_SUM ? spread : 0, "reduce");
+  Compare(out, Straight(op, x, out), op == HEED_REDUCE_SUM ? (dtype == HEED_FLOAT64 ? 2.001 : 1.001) * Roundoff(dtype) : 0,
+          op == HEED_REDUCE_SUM ? spread : 0, "reduce");
 }
 void Cases() {
   for (int op : {HEED_REDUCE_SUM, HEED_REDUCE_MAX, HEED_REDUCE_MIN})
@@ -73,7 +75,8 @@ void NonFinite() {
         for (int op : {HEED_REDUCE_SUM, HEED_REDUCE_MAX, HEED_REDUCE_MIN}) {
           const Array out = Reduce(op, x, axes, Layout::kContiguous);
           Check(isnan(out[at]), "%s: NaN must come through operation %d", Name(dtype), op);
-          Check(out[59 - at] == (op == HEED_REDUCE_MIN ? 1 : INFINITY), "%s: infinity in operation %d gave %g", Name(dtype), op, out[59 - at]);
+          Check(out[59 - at] == (op == HEED_REDUCE_MIN ? 1 : INFINITY), "%s: infinity in operation %d gave %g", Name(dtype), op,
+                out[59 - at]);
         }
       }
 }

@@ -17,7 +17,8 @@ std::vector<double> StraightSoftmax(const Array& x) {
     bool nan = false;
     for (int64_t i = 0; i < n; i++) nan |= isnan(x[row * n + i]), top = fmax(top, x[row * n + i]);
     for (int64_t i = 0; i < n; i++) sum += expl(x[row * n + i] - top);
-    for (int64_t i = 0; i < n; i++) y[row * n + i] = nan ? NAN : top == -INFINITY ? 0 : static_cast<double>(expl(x[row * n + i] - top) / sum);
+    for (int64_t i = 0; i < n; i++)
+      y[row * n + i] = nan ? NAN : top == -INFINITY ? 0 : static_cast<double>(expl(x[row * n + i] - top) / sum);
   }
   return y;
 }
@@ -28,9 +29,11 @@ void Softmax(int32_t dtype, const Dims& shape, Layout x_layout, Layout out_layou
   const int64_t n = shape.back(), rows = x.Size() / n;
   for (int64_t row = 0; row < rows; row++) {
     if (row % 5 == 1) x.Set(row * n + row % n, -INFINITY);
-    if (row % 5 == 2) for (int64_t i = 0; i < n; i++) x.Set(row * n + i, -INFINITY);
+    if (row % 5 == 2)
+      for (int64_t i = 0; i < n; i++) x.Set(row * n + i, -INFINITY);
     if (row % 5 == 3) x.Set(row * n + (n - 1), NAN);
-    if (row % 25 == 3) for (int64_t i = 0; i < n - 1; i++) x.Set(row * n + i, -INFINITY);
+    if (row % 25 == 3)
+      for (int64_t i = 0; i < n - 1; i++) x.Set(row * n + i, -INFINITY);
   }
   heed_softmax p = {sizeof p, 0, x.View(), out.View()};
   Ok(heed_softmax_run(&p), "softmax");
@@ -48,7 +51,12 @@ void SoftmaxCases() {
   }
 }
 
-struct NormCase { int32_t dtype; Dims shape; Layout layout; bool weighted, unit_offset; };
+struct NormCase {
+  int32_t dtype;
+  Dims shape;
+  Layout layout;
+  bool weighted, unit_offset;
+};
 Array Weight(const NormCase& c, Random& random) {
   if (!c.weighted) return Array();
   Array weight(Accumulator(c.dtype), {c.shape[3]}, c.layout);
@@ -78,10 +86,12 @@ void Norm(const NormCase& c) {
 void NormBackward(const NormCase& c) {
   Random random{29};
   const int64_t n = c.shape[3];
-  Array x(c.dtype, c.shape, c.layout), d_out(c.dtype, c.shape, c.layout), d_x(c.dtype, c.shape, c.layout), weight = Weight(c, random);
+  Array x(c.dtype, c.shape, c.layout), d_out(c.dtype, c.shape, c.layout), d_x(c.dtype, c.shape, c.layout),
+      weight = Weight(c, random);
   Array d_weight = c.weighted ? Array(Accumulator(c.dtype), {n}, c.layout) : Array();
   x.FillUniform(random, -2, 2), d_out.FillUniform(random, -1, 1);
-  heed_rms_norm_backward p = {sizeof p, c.unit_offset, 1e-5, x.View(), weight.View(), d_out.View(), d_x.View(), d_weight.View()};
+  heed_rms_norm_backward p = {sizeof p,      c.unit_offset, 1e-5,       x.View(),
+                              weight.View(), d_out.View(),  d_x.View(), d_weight.View()};
   Ok(heed_rms_norm_backward_run(&p), "rms_norm_backward");
   Check(d_x.Intact() && (!c.weighted || d_weight.Intact()), "rms_norm_backward wrote outside its outputs");
   std::vector<double> want_x(x.Size()), want_weight(n), magnitude(n);
@@ -90,7 +100,8 @@ void NormBackward(const NormCase& c) {
     double along = 0;
     for (int64_t i = 0; i < n; i++) along += d_out[row * n + i] * Gain(c, weight, i) * x[row * n + i];
     for (int64_t i = 0; i < n; i++) {
-      want_x[row * n + i] = r * (d_out[row * n + i] * Gain(c, weight, i) - x[row * n + i] * r * r * along / static_cast<double>(n));
+      want_x[row * n + i] =
+          r * (d_out[row * n + i] * Gain(c, weight, i) - x[row * n + i] * r * r * along / static_cast<double>(n));
       want_weight[i] += d_out[row * n + i] * x[row * n + i] * r;
       magnitude[i] += fabs(d_out[row * n + i] * x[row * n + i] * r);
     }
@@ -101,7 +112,8 @@ void NormBackward(const NormCase& c) {
 }
 void NormCases() {
   for (int32_t dtype : kFloats)
-    for (const Dims& shape : {Dims{1, 1, 1, 1}, Dims{2, 3, 2, 17}, Dims{1, 1, 5, 700}, Dims{2, 50, 3, 64}, Dims{0, 1, 1, 8}, Dims{1, 1, 300, 1030}})
+    for (const Dims& shape :
+         {Dims{1, 1, 1, 1}, Dims{2, 3, 2, 17}, Dims{1, 1, 5, 700}, Dims{2, 50, 3, 64}, Dims{0, 1, 1, 8}, Dims{1, 1, 300, 1030}})
       for (Layout layout : kLayouts)
         for (int mode = 0; mode < 3; mode++) {
           if (shape[2] == 300 && (mode || layout != Layout::kContiguous)) continue;

@@ -10,8 +10,10 @@ void Levels() {
   const std::string available = heed_available_isas();
   Check(available.rfind("v2", 0) == 0, "available levels are \"%s\"", available.c_str());
   Check(heed_select_isa(nullptr) == HEED_OK, "the best level");
-  Check(available.size() >= 2 && available.substr(available.size() - 2) == heed_isa(), "the best level is in use, not %s", heed_isa());
-  Check(heed_select_isa("v9") == HEED_INVALID && strstr(heed_last_error(), "v9") != nullptr, "an unknown level: %s", heed_last_error());
+  Check(available.size() >= 2 && available.substr(available.size() - 2) == heed_isa(), "the best level is in use, not %s",
+        heed_isa());
+  Check(heed_select_isa("v9") == HEED_INVALID && strstr(heed_last_error(), "v9") != nullptr, "an unknown level: %s",
+        heed_last_error());
   Check(heed_select_isa("") == HEED_INVALID, "an empty name");
   for (const char* level : {"v2", "v3", "v4"}) {
     const bool has = available.find(level) != std::string::npos;
@@ -20,9 +22,11 @@ void Levels() {
   heed_select_isa(nullptr);
 }
 void Layouts() {
-  Check(std::string(heed_layout("heed_tensor")) == "144;data=0;shape=8;strides=72;dtype=136;rank=140", "heed_tensor: %s", heed_layout("heed_tensor"));
+  Check(std::string(heed_layout("heed_tensor")) == "144;data=0;shape=8;strides=72;dtype=136;rank=140", "heed_tensor: %s",
+        heed_layout("heed_tensor"));
   Check(heed_layout("heed_nothing") == nullptr && heed_layout(nullptr) == nullptr, "an unknown block has no layout");
-  const std::string end = ";d_sinks=" + std::to_string(offsetof(heed_attention_backward, d_sinks)), layout = heed_layout("heed_attention_backward");
+  const std::string end = ";d_sinks=" + std::to_string(offsetof(heed_attention_backward, d_sinks)),
+                    layout = heed_layout("heed_attention_backward");
   Check(layout.size() > end.size() && layout.substr(layout.size() - end.size()) == end, "%s", layout.c_str());
   Check(heed_abi_version() == HEED_ABI_VERSION, "ABI version");
 }
@@ -36,7 +40,8 @@ void Threads() {
 void Memory() {
   for (uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{100}, uint64_t{5} << 20}) {
     void* p = heed_alloc(bytes);
-    Check(p != nullptr && reinterpret_cast<uintptr_t>(p) % (bytes < (uint64_t{4} << 20) ? 64 : uint64_t{2} << 20) == 0, "alloc %lu", static_cast<unsigned long>(bytes));
+    Check(p != nullptr && reinterpret_cast<uintptr_t>(p) % (bytes < (uint64_t{4} << 20) ? 64 : uint64_t{2} << 20) == 0,
+          "alloc %lu", static_cast<unsigned long>(bytes));
     if (p) memset(p, 1, bytes);
     heed_free(p, nullptr);
   }
@@ -76,7 +81,8 @@ void Callers() {
 /// A failed call leaves its words for the thread that made it.
 void Errors() {
   heed_reduce p = {};
-  Check(heed_reduce_run(&p) == HEED_INVALID && strstr(heed_last_error(), "[reduce]") != nullptr, "words: %s", heed_last_error());
+  Check(heed_reduce_run(&p) == HEED_INVALID && strstr(heed_last_error(), "[reduce]") != nullptr, "words: %s",
+        heed_last_error());
   Check(heed_reduce_run(nullptr) == HEED_INVALID, "a null block");
   double rate = -1;
   Check(heed_measure_peak(7, 1, &rate) == HEED_INVALID && heed_measure_peak(0, 1, nullptr) == HEED_INVALID, "an unknown peak");

@@ -75,11 +75,11 @@ const PEAK = { "fma-f32": 0, read: 1 } as const;
 export function measurePeak(kind: keyof typeof PEAK, options: PeakOptions = {}): number {
   return native().measurePeak(PEAK[kind], options.threads ?? threads());
 }
-/** Bytes of scratch memory that native kernels keep between calls. Throws EngineLoadError. */
+/** Bytes that the library keeps between calls: scratch of its kernels, and freed blocks for reuse (128 MiB at most). Throws EngineLoadError. */
 export function scratchBytes(): number {
   return Number(native().symbols.heed_scratch_bytes());
 }
-/** Gives that scratch memory back to the system; the next calls allocate again. Throws EngineLoadError. */
+/** Gives that memory back to the system; the next calls allocate again. Throws EngineLoadError. */
 export function releaseScratch(): void {
   native().symbols.heed_scratch_release();
 }

@@ -156,8 +156,8 @@ int32_t heed_threads(void);
 // 64-byte aligned memory (2 MiB and huge pages from 4 MiB on), not cleared; NULL when there is none.
 void* heed_alloc(uint64_t bytes);
 void heed_free(void* memory, void* context);  // the shape of a JavaScriptCore bytes deallocator; context is ignored
-uint64_t heed_scratch_bytes(void);            // bytes of kernel scratch held between calls
-void heed_scratch_release(void);              // returns that scratch to the system
+uint64_t heed_scratch_bytes(void);            // bytes held between calls: kernel scratch and freed blocks (128 MiB at most) for reuse
+void heed_scratch_release(void);              // returns both to the system
 typedef enum { HEED_PEAK_FMA_FLOAT32 = 0, HEED_PEAK_READ = 1 } heed_peak_kind;
 int32_t heed_measure_peak(int32_t kind, int32_t threads, double* per_second);  // FLOP/s, or bytes/s over 256 MiB
 #pragma GCC visibility pop

@@ -20,44 +20,6 @@ template <class T> HEED_INLINE int64_t RowLength(int64_t n) {
   return (lines | 1) * line;
 }
 
-/// c[i][:] += sum_k a[i * a_row + k * a_step] * b[k * b_step + :], accumulators in registers for the whole depth.
-template <class T> struct TileProduct {
-  const T* a;
-  int64_t a_stride;  // of rows (kAcross) or of steps (kDown); the other stride is 1
-  const T* b;
-  int64_t b_step, depth;
-  T* c;
-  int64_t c_row;
-};
-enum class Walk { kAcross, kDown };  // a is read along its rows, or down its columns (a transposed operand)
-template <class T, Walk walk, bool add, int Rows, int Vecs> HEED_NOINLINE void RunTile(const TileProduct<T>& p) {
-  Tile<T, Rows, Vecs> c;
-  if constexpr (add) {
-    HEED_UNROLL for (int i = 0; i < Rows; i++)
-      HEED_UNROLL for (int j = 0; j < Vecs; j++) c.at[i][j] = Load(p.c + i * p.c_row + j * Width<T>);
-  } else {
-    Clear(c);
-  }
-  if constexpr (walk == Walk::kAcross) MultiplyAdd(c, p.a, p.a_stride, 1, p.b, p.b_step, p.depth);
-  else MultiplyAdd(c, p.a, 1, p.a_stride, p.b, p.b_step, p.depth);
-  HEED_UNROLL for (int i = 0; i < Rows; i++)
-    HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(p.c + i * p.c_row + j * Width<T>, c.at[i][j]);
-}
-template <class T, Walk walk, bool add, int Rows> HEED_INLINE void RunTileOf(const TileProduct<T>& p, int64_t vecs) {
-  if constexpr (kTileVecs == 4) {
-    if (vecs == 4) return RunTile<T, walk, add, Rows, 4>(p);
-    if (vecs == 3) return RunTile<T, walk, add, Rows, 3>(p);
-  }
-  if (vecs == 2) return RunTile<T, walk, add, Rows, 2>(p);
-  RunTile<T, walk, add, Rows, 1>(p);
-}
-/// A tile of up to kTileRows rows, computed with 2, 4 or 6: an odd one works on one row of room beyond its last.
-template <class T, Walk walk, bool add> HEED_INLINE void RunTile(const TileProduct<T>& p, int64_t rows, int64_t vecs) {
-  if (rows > 4) RunTileOf<T, walk, add, 6>(p, vecs);
-  else if (rows > 2) RunTileOf<T, walk, add, 4>(p, vecs);
-  else RunTileOf<T, walk, add, 2>(p, vecs);
-}
-
 /// The numbers of a call that blocks need.
 struct BackwardShape {
   int64_t batch, queries, keys, heads, key_heads, group, d, dv;
@@ -103,8 +65,8 @@ template <class T> HEED_INLINE T DotRow(const T* x, const T* y, int64_t n) {
 
 /// One row of a block, from products to probabilities: p holds scores, ds holds dP on entry, both for n keys from j0 on.
 template <class T>
-HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, T* ds, T* slope, int64_t n, int64_t low, int64_t high,
-                             int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
+HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, T* ds, T* slope, int64_t n, int64_t low,
+                             int64_t high, int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
   const T hidden = static_cast<T>(-__builtin_inf());
   const bool capped = rules.cap != 0 && !before_softcap;
   rules.Finish(p, n, low, high, at, j0, capped ? slope : nullptr);
@@ -127,8 +89,9 @@ template <class T> HEED_INLINE void ZeroOutside(T* row, int64_t first, int64_t e
 
 /// P and dS of a block. before_softcap leaves the softcap's slope out of dS: the gradient of an additive mask.
 template <class T>
-HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& rules, int64_t batch, int64_t key_head, const QueryRows<T>& q,
-                                 const KeyRows<T>& k, const ScoreBlock<T>& to, bool careful, bool before_softcap) {
+HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& rules, int64_t batch, int64_t key_head,
+                                 const QueryRows<T>& q, const KeyRows<T>& k, const ScoreBlock<T>& to, bool careful,
+                                 bool before_softcap) {
   constexpr int64_t w = Width<T>, row = ScoreBlock<T>::kRow;
   const int64_t length = rules.Length(batch), offset = rules.Offset(batch, length);
   const auto clamp = [&](int64_t key) { return key < k.begin ? 0 : key > k.begin + k.count ? k.count : key - k.begin; };
@@ -143,10 +106,11 @@ HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& ru
       const int64_t panel = j / kTileCols<T>, within = j % kTileCols<T>;
       const int64_t wide = end - j < kTileCols<T> - within ? end - j : kTileCols<T> - within;
       const int64_t at = panel * kTileCols<T>;
-      RunTile<T, Walk::kAcross, false>({q.q + r * s.q_row, s.q_row, k.k_panels + at * s.d + within, kTileCols<T>, s.d, to.p + r * row + j, row},
-                                       high, wide / w);
-      RunTile<T, Walk::kAcross, false>({q.d_out + r * s.o_row, s.o_row, k.v_panels + at * s.dv + within, kTileCols<T>, s.dv, to.ds + r * row + j, row},
-                                       high, wide / w);
+      const T *keys = k.k_panels + at * s.d + within, *values = k.v_panels + at * s.dv + within;
+      RunTile<T, Walk::kAcross, false>(
+          {q.q + r * s.q_row, s.q_row, keys, kTileCols<T>, s.d, to.p + r * row + j, row}, high, wide / w);
+      RunTile<T, Walk::kAcross, false>(
+          {q.d_out + r * s.o_row, s.o_row, values, kTileCols<T>, s.dv, to.ds + r * row + j, row}, high, wide / w);
       j += wide;
     }
     for (int64_t i = r; i < r + high; i++) {
@@ -157,8 +121,8 @@ HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& ru
       const int64_t low = clamp(seen.first), top = nothing ? low : clamp(seen.end);
       if (from < end)
         FinishRow<T>(rules, {batch, head, query, offset + query}, p + from, ds + from, to.slope, end - from, low - from,
-                     (top > low ? top : low) - from, k.begin + from, q.lse[i], q.delta[i], careful ? to.visible + i * kKeyBlock + from : nullptr,
-                     before_softcap);
+                     (top > low ? top : low) - from, k.begin + from, q.lse[i], q.delta[i],
+                     careful ? to.visible + i * kKeyBlock + from : nullptr, before_softcap);
       ZeroOutside(p, from, end);
       ZeroOutside(ds, from, end);
       if (careful) memset(to.visible + i * kKeyBlock, 0, from), memset(to.visible + i * kKeyBlock + end, 0, kKeyBlock - end);
@@ -172,8 +136,8 @@ template <class T> struct BackwardSums {
 };
 /// c += A^T B for the keys of a block: A = p or ds, B = d_out or q.
 template <class T>
-HEED_NOINLINE void MultiplyDown(const T* scores, const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* b, int64_t b_row, T* c,
-                                int64_t cols) {
+HEED_NOINLINE void MultiplyDown(const T* scores, const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* b,
+                                int64_t b_row, T* c, int64_t cols) {
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   for (int64_t col = 0; col < cols; col += kTileCols<T>) {
     const int64_t vecs = ((cols - col < kTileCols<T> ? cols - col : kTileCols<T>) + Width<T> - 1) / Width<T>;
@@ -185,23 +149,26 @@ HEED_NOINLINE void MultiplyDown(const T* scores, const ScoreBlock<T>& block, int
       while (to < tiles && block.first[to] < j + kTileRows) to++;
       const int64_t begin = from * kTileRows, end = to * kTileRows < rows ? to * kTileRows : rows;
       if (begin >= end) continue;
-      RunTile<T, Walk::kDown, true>({scores + begin * ScoreBlock<T>::kRow + j, ScoreBlock<T>::kRow, b + begin * b_row + col, b_row, end - begin,
-                                     c + j * b_row + col, b_row},
-                                    keys - j < kTileRows ? keys - j : kTileRows, vecs);
+      const T* a = scores + begin * ScoreBlock<T>::kRow + j;
+      RunTile<T, Walk::kDown, true>(
+          {a, ScoreBlock<T>::kRow, b + begin * b_row + col, b_row, end - begin, c + j * b_row + col, b_row},
+          keys - j < kTileRows ? keys - j : kTileRows, vecs);
     }
   }
 }
 /// dq += dS K for the rows of a block.
 template <class T>
-HEED_NOINLINE void MultiplyAcross(const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* k, int64_t k_row, T* dq, int64_t cols) {
+HEED_NOINLINE void MultiplyAcross(const ScoreBlock<T>& block, int64_t rows, int64_t keys, const T* k, int64_t k_row, T* dq,
+                                  int64_t cols) {
   for (int64_t col = 0; col < cols; col += kTileCols<T>) {
     const int64_t vecs = ((cols - col < kTileCols<T> ? cols - col : kTileCols<T>) + Width<T> - 1) / Width<T>;
     for (int64_t r = 0; r < rows; r += kTileRows) {
-      const int64_t from = block.first[r / kTileRows], end = block.end[r / kTileRows] < keys ? block.end[r / kTileRows] : keys;
+      const int64_t from = block.first[r / kTileRows], last = block.end[r / kTileRows], end = last < keys ? last : keys;
       if (from >= end) continue;
-      RunTile<T, Walk::kAcross, true>({block.ds + r * ScoreBlock<T>::kRow + from, ScoreBlock<T>::kRow, k + from * k_row + col, k_row, end - from,
-                                       dq + r * k_row + col, k_row},
-                                      rows - r < kTileRows ? rows - r : kTileRows, vecs);
+      const T* a = block.ds + r * ScoreBlock<T>::kRow + from;
+      RunTile<T, Walk::kAcross, true>(
+          {a, ScoreBlock<T>::kRow, k + from * k_row + col, k_row, end - from, dq + r * k_row + col, k_row},
+          rows - r < kTileRows ? rows - r : kTileRows, vecs);
     }
   }
 }

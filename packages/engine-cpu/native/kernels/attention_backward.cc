@@ -137,7 +137,8 @@ template <class S> struct Backward {
       for (int64_t i = 0; i < s.row_blocks && k.count > 0; i++) {
         const QueryRows<T> q = RowsOf(in_flight, item, i);
         const int64_t first = q.begin / s.group, last = (q.begin + q.count - 1) / s.group;
-        if (rules.Visible(offset + last, length).end <= k.begin || rules.Visible(offset + first, length).first >= k.begin + k.count) continue;
+        const KeyRange low = rules.Visible(offset + first, length), high = rules.Visible(offset + last, length);
+        if (high.end <= k.begin || low.first >= k.begin + k.count) continue;
         const bool careful = !k.finite || !finite[in_flight * s.row_blocks + i];
         ComputeScores(s, rules, batch, key_head, q, k, block, careful, false);
         clear(q, i);
@@ -195,15 +196,18 @@ template <class S> struct Backward {
   /// stride, and runs over the axes of stride 0 in order, so that sums do not depend on the partition.
   template <class M> bool MaskGradient() const {
     const heed_tensor& t = p.d_mask;
-    const bool by_batch = t.strides[0] != 0, by_head = t.strides[1] != 0, by_query = t.strides[2] != 0, by_key = t.strides[3] != 0;
+    const bool by_batch = t.strides[0] != 0, by_head = t.strides[1] != 0;
+    const bool by_query = t.strides[2] != 0, by_key = t.strides[3] != 0;
     const int64_t heads = by_head ? s.key_heads : 1, rows = by_query ? s.row_blocks : 1, keys = by_key ? s.key_blocks : 1;
     bool failed = false;
     ParallelFor((by_batch ? s.batch : 1) * heads * rows * keys, [&](int64_t task, int) {
-      const int64_t key = task % keys, row = task / keys % rows, head = task / keys / rows % heads, batch = task / keys / rows / heads;
+      const int64_t key = task % keys, row = task / keys % rows;
+      const int64_t head = task / keys / rows % heads, batch = task / keys / rows / heads;
       // A place per row of the block (query and head of the group, each only if it has a stride) and key.
       const int64_t slots = (by_query ? s.block_queries : 1) * (by_head ? s.group : 1), wide = by_key ? kKeyBlock : 1;
       const int64_t packed = (s.block_rows + 2) * (s.q_row + s.o_row + 2) + s.o_row + s.q_row;
-      char* memory = static_cast<char*>(ThreadScratch(sizeof(double) * slots * wide + KeyBytes() + ScoreBytes() + sizeof(T) * packed));
+      const int64_t bytes = sizeof(double) * slots * wide + KeyBytes() + ScoreBytes() + sizeof(T) * packed;
+      char* memory = static_cast<char*>(ThreadScratch(bytes));
       if (memory == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
       double* sums = reinterpret_cast<double*>(memory);
       memset(sums, 0, sizeof(double) * slots * wide);
@@ -225,7 +229,8 @@ template <class S> struct Backward {
               PackRows(b, h, q, temporary);
               ComputeScores(s, rules, b, h, q, k, block, false, true);
               for (int64_t r = 0; r < q.count; r++) {
-                double* to = sums + ((by_query ? r / s.group * (by_head ? s.group : 1) : 0) + (by_head ? r % s.group : 0)) * wide;
+                const int64_t query = by_query ? r / s.group : 0, g = by_head ? r % s.group : 0;
+                double* to = sums + (query * (by_head ? s.group : 1) + g) * wide;
                 const T* ds = block.ds + r * ScoreBlock<T>::kRow;
                 for (int64_t j = 0; j < k.count; j++) to[by_key ? j : 0] += static_cast<double>(ds[j]);
               }
@@ -245,12 +250,13 @@ template <class S> struct Backward {
 
   int Run() {
     const int64_t items = s.batch * s.key_heads, head_bytes = sizeof(T) * padded_rows * s.q_row;
-    splits = Smaller(Smaller((kTasksWanted + items - 1) / Larger(items, 1), s.key_blocks / 4), kPartialBytes / Larger(head_bytes, 1));
-    splits = Larger(splits, 1);
+    splits = Smaller((kTasksWanted + items - 1) / Larger(items, 1), s.key_blocks / 4);
+    splits = Larger(1, Smaller(splits, kPartialBytes / Larger(head_bytes, 1)));
     const int64_t each = splits * head_bytes + sizeof(T) * padded_rows * (s.q_row + s.o_row) + s.row_blocks;
     const int64_t flight = Larger(1, Smaller(items, kFlightBytes * Larger(2, Threads()) / each));
     char* memory = static_cast<char*>(SharedScratch(0, flight * each + 2 * sizeof(T) * items * s.rows + 256));
-    if (memory == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[attention_backward] no memory for %lld rows of queries", (long long)s.rows);
+    if (memory == nullptr)
+      return Fail(HEED_OUT_OF_MEMORY, "[attention_backward] no memory for %lld rows of queries", (long long)s.rows);
     rows_q = reinterpret_cast<T*>(memory);
     rows_o = rows_q + flight * padded_rows * s.q_row;
     partial = rows_o + flight * padded_rows * s.o_row;
@@ -273,7 +279,9 @@ template <class S> struct Backward {
       if (failed) break;
       ParallelFor(count * splits, [&](int64_t task, int) { check(Keys(task % count, begin + task % count, task / count)); });
       if (failed) break;
-      ParallelFor(count * s.row_blocks, [&](int64_t task, int) { Reduce(task / s.row_blocks, begin + task / s.row_blocks, task % s.row_blocks); });
+      ParallelFor(count * s.row_blocks, [&](int64_t task, int) {
+        Reduce(task / s.row_blocks, begin + task / s.row_blocks, task % s.row_blocks);
+      });
     }
     if (!failed && p.d_sinks.data != nullptr) Sinks();
     if (!failed && p.d_mask.data != nullptr) check(p.d_mask.dtype == HEED_FLOAT64 ? MaskGradient<double>() : MaskGradient<float>());
@@ -284,8 +292,10 @@ template <class S> struct Backward {
 template <class S> int RunBackward(const heed_attention_backward& p) {
   using T = Acc<S>;
   bool valid = true;
-  Backward<S> b = {p, {}, MakeScoreRules<T>(p.scores, p.q.shape[1], p.k.shape[1], &valid), 1, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-  if (!valid) return Fail(HEED_UNSUPPORTED, "[attention_backward] no mask of dtype %d: use bool or a float", p.scores.mask.dtype);
+  const ScoreRules<T> rules = MakeScoreRules<T>(p.scores, p.q.shape[1], p.k.shape[1], &valid);
+  Backward<S> b = {p, {}, rules, 1, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  if (!valid)
+    return Fail(HEED_UNSUPPORTED, "[attention_backward] no mask of dtype %d: use bool or a float", p.scores.mask.dtype);
   BackwardShape& s = b.s;
   s.batch = p.q.shape[0];
   s.queries = p.q.shape[1];

@@ -10,7 +10,8 @@ constexpr int64_t kFewRows = 8, kFewRowsOfDots = 16;
 
 /// sums[m][:] = sum_k a[m][k] * b(k, :) for dense rows of b, four rows of b at a time while the sums stay in L1.
 template <class S, int M>
-HEED_NOINLINE void AddRows(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
+HEED_NOINLINE void AddRows(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols,
+                           Acc<S>* sums, int64_t sums_row) {
   using T = Acc<S>;
   constexpr int kRows = 4;
   for (int m = 0; m < M; m++) memset(sums + m * sums_row, 0, sizeof(T) * sums_row);
@@ -59,7 +60,8 @@ template <class T, int N> HEED_INLINE void ReduceEach(const Vec<T> (&x)[N], T* t
 }
 /// sums[m][j] = the dot product of a's row m and b's column j, for dense columns; a's rows are zero up to a whole vector.
 template <class S, int M, int N>
-HEED_INLINE void DotBlock(const Acc<S>* a, int64_t a_row, const S* b, int64_t b_col, int64_t depth, Acc<S>* sums, int64_t sums_row) {
+HEED_INLINE void DotBlock(const Acc<S>* a, int64_t a_row, const S* b, int64_t b_col, int64_t depth, Acc<S>* sums,
+                          int64_t sums_row) {
   using T = Acc<S>;
   Vec<T> sum[M * N] = {};
   int64_t k = 0;
@@ -85,15 +87,16 @@ HEED_INLINE void DotBlock(const Acc<S>* a, int64_t a_row, const S* b, int64_t b_
 }
 /// A block of `cols` columns, at most N, for M rows.
 template <class S, int M, int N>
-HEED_NOINLINE void DotSome(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums, int64_t sums_row) {
+HEED_NOINLINE void DotSome(const Acc<S>* a, int64_t a_row, Matrix<const S> b, int64_t depth, int64_t cols,
+                           Acc<S>* sums, int64_t sums_row) {
   if (cols == N) return DotBlock<S, M, N>(a, a_row, b.data, b.col, depth, sums, sums_row);
   for (int64_t j = 0; j < cols; j++) DotBlock<S, M, 1>(a, a_row, b.data + j * b.col, b.col, depth, sums + j, sums_row);
 }
 /// Dense columns: every block of them meets all rows while it is in cache. 4 x 6 sums (4 x 3 with 16 registers) fill the registers;
 /// a single row takes 8 columns, so that memory has enough streams.
 template <class S>
-HEED_NOINLINE void DotColumns(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
-                int64_t sums_row) {
+HEED_NOINLINE void DotColumns(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols,
+                              Acc<S>* sums, int64_t sums_row) {
   constexpr int kMany = kRegisters == 32 ? 6 : 3;
   const int64_t block = rows == 1 ? 8 : kMany;
   for (int64_t j = 0; j < cols; j += block) {
@@ -107,15 +110,15 @@ HEED_NOINLINE void DotColumns(const Acc<S>* a, int64_t a_row, int64_t rows, Matr
 }
 /// Dense rows, at most 8 of them in a.
 template <class S>
-HEED_NOINLINE void AddSomeRows(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
-                 int64_t sums_row) {
+HEED_NOINLINE void AddSomeRows(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols,
+                               Acc<S>* sums, int64_t sums_row) {
   const auto kernel = rows > 4 ? AddRows<S, 8> : rows > 2 ? AddRows<S, 4> : rows > 1 ? AddRows<S, 2> : AddRows<S, 1>;
   kernel(a, a_row, b, depth, cols, sums, sums_row);
 }
 
 template <class S>
-using FewKernel = void (*)(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols, Acc<S>* sums,
-                           int64_t sums_row);
+using FewKernel = void (*)(const Acc<S>* a, int64_t a_row, int64_t rows, Matrix<const S> b, int64_t depth, int64_t cols,
+                           Acc<S>* sums, int64_t sums_row);
 /// Rows that a and the sums of a FewKernel have room for.
 HEED_INLINE int64_t FewRoom(int64_t rows) { return rows == 1 ? 1 : (rows + 3) / 4 * 4; }
 /// The kernel for `rows` rows, or NULL where packing is faster: many rows, or neither stride of b is 1.

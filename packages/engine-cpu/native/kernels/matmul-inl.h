@@ -58,7 +58,8 @@ template <class S> HEED_INLINE void PackColumns(Matrix<const S> source, int64_t 
 }
 /// out[i * out_row + j] = source(i, j) for i < rows, j < cols in the accumulator type; columns from cols to the next multiple of
 /// the vector width are zeroed (out_row has room for them). Vector loads when either stride is 1.
-template <class S> HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {
+template <class S>
+HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {
   using T = Acc<S>;
   constexpr int64_t w = Width<T>;
   if (source.col == 1) {
@@ -78,7 +79,8 @@ template <class S> HEED_NOINLINE void Pack(Matrix<const S> source, int64_t rows,
       if (columns) PackColumns<S>(source.At(i, j), high, wide, out + i * out_row + j, out_row);
       else
         for (int64_t y = i; y < i + high; y++)
-          for (int64_t x = j; x < j + w; x++) out[y * out_row + x] = x < cols ? T(ToFloat(source.data[y * source.row + x * source.col])) : T(0);
+          for (int64_t x = j; x < j + w; x++)
+            out[y * out_row + x] = x < cols ? T(ToFloat(source.data[y * source.row + x * source.col])) : T(0);
     }
 }
 
@@ -112,25 +114,42 @@ HEED_NOINLINE void StoreSums(const Acc<S>* sums, int64_t sums_row, int64_t rows,
     }
 }
 
-/// sums[r][:] (= or +=) the product of Rows rows of A (row stride a_row) and a packed block of B (row stride kTileCols).
-template <class T, int Rows, int Vecs>
-HEED_NOINLINE void MultiplyTile(const T* a, int64_t a_row, const T* b, T* sums, int64_t depth, bool first) {
+/// c[i][:] (= or +=) sum_k a(i, k) * b[k * b_step + :], the sums in registers for the whole depth.
+template <class T> struct TileProduct {
+  const T* a;
+  int64_t a_stride;  // of rows (kAcross) or of steps (kDown); the other stride is 1
+  const T* b;
+  int64_t b_step, depth;
+  T* c;
+  int64_t c_row;
+};
+enum class Walk { kAcross, kDown };  // a is read along its rows, or down its columns (a transposed operand)
+template <class T, Walk walk, bool add, int Rows, int Vecs> HEED_NOINLINE void RunTile(const TileProduct<T>& p) {
   Tile<T, Rows, Vecs> c;
-  if (first) Clear(c);
-  else
+  if constexpr (add) {
     HEED_UNROLL for (int i = 0; i < Rows; i++)
-      HEED_UNROLL for (int j = 0; j < Vecs; j++) c.at[i][j] = Load(sums + i * kTileCols<T> + j * Width<T>);
-  MultiplyAdd(c, a, a_row, 1, b, kTileCols<T>, depth);
-  HEED_UNROLL for (int i = 0; i < Rows; i++)
-    HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(sums + i * kTileCols<T> + j * Width<T>, c.at[i][j]);
-}
-template <class T> using TileKernel = void (*)(const T*, int64_t, const T*, T*, int64_t, bool);
-/// The kernel of a tile of `rows` rows (rounded up to 2, 4 or 6) and `vecs` vectors.
-template <class T, int Rows> TileKernel<T> static TileKernelFor(int64_t vecs) {
-  if constexpr (kTileVecs == 4) {
-    if (vecs == 3) return MultiplyTile<T, Rows, 3>;
-    if (vecs == 4) return MultiplyTile<T, Rows, 4>;
+      HEED_UNROLL for (int j = 0; j < Vecs; j++) c.at[i][j] = Load(p.c + i * p.c_row + j * Width<T>);
+  } else {
+    Clear(c);
   }
-  return vecs == 1 ? MultiplyTile<T, Rows, 1> : MultiplyTile<T, Rows, 2>;
+  if constexpr (walk == Walk::kAcross) MultiplyAdd(c, p.a, p.a_stride, 1, p.b, p.b_step, p.depth);
+  else MultiplyAdd(c, p.a, 1, p.a_stride, p.b, p.b_step, p.depth);
+  HEED_UNROLL for (int i = 0; i < Rows; i++)
+    HEED_UNROLL for (int j = 0; j < Vecs; j++) Store<T>(p.c + i * p.c_row + j * Width<T>, c.at[i][j]);
 }
+template <class T, Walk walk, bool add, int Rows> HEED_INLINE void RunTileOf(const TileProduct<T>& p, int64_t vecs) {
+  if constexpr (kTileVecs == 4) {
+    if (vecs == 4) return RunTile<T, walk, add, Rows, 4>(p);
+    if (vecs == 3) return RunTile<T, walk, add, Rows, 3>(p);
+  }
+  if (vecs == 2) return RunTile<T, walk, add, Rows, 2>(p);
+  RunTile<T, walk, add, Rows, 1>(p);
+}
+/// A tile of up to kTileRows rows, computed with 2, 4 or 6: an odd one works on one row of room beyond its last.
+template <class T, Walk walk, bool add> HEED_INLINE void RunTile(const TileProduct<T>& p, int64_t rows, int64_t vecs) {
+  if (rows > 4) RunTileOf<T, walk, add, 6>(p, vecs);
+  else if (rows > 2) RunTileOf<T, walk, add, 4>(p, vecs);
+  else RunTileOf<T, walk, add, 2>(p, vecs);
+}
+
 }  // namespace heed::HEED_ISA

@@ -32,7 +32,8 @@ template <class SA, class SB> struct Product {
 };
 
 /// Packed rows of A: block k0 starts at k0 * rows; a tile of kTileRows rows at its first row * RoundUp(depth, Width) in there.
-template <class SA, class SB> HEED_NOINLINE void PackRows(const Product<SA, SB>& p, int64_t begin, int64_t rows, int64_t padded, Acc<SA>* packed) {
+template <class SA, class SB>
+void PackRows(const Product<SA, SB>& p, int64_t begin, int64_t rows, int64_t padded, Acc<SA>* packed) {
   const int64_t tiles = Divide(rows, kTileRows);
   ParallelFor(tiles, [&](int64_t t, int) {
     const int64_t r = t * kTileRows, high = Min64(kTileRows, rows - r);
@@ -47,17 +48,18 @@ template <class SA, class SB> HEED_NOINLINE void PackRows(const Product<SA, SB>&
 
 /// A block of B as panels of kTileCols columns, each with room for kBlockDepth rows. Dense rows are read a few at a time across all
 /// panels: a panel alone would take 64 bytes of every row with AVX2, a new page each time.
-template <class T, class SB> HEED_NOINLINE void PackPanels(Matrix<const SB> b, int64_t depth, int64_t cols, T* panels) {
+template <class T, class SB> void PackPanels(Matrix<const SB> b, int64_t depth, int64_t cols, T* panels) {
   const int64_t step = b.row == 1 ? depth : 8;
   for (int64_t k = 0; k < depth; k += step)
     for (int64_t j = 0; j < cols; j += kTileCols<T>)
-      Pack<SB>(b.At(k, j), Min64(step, depth - k), Min64(kTileCols<T>, cols - j), panels + j * kBlockDepth + k * kTileCols<T>, kTileCols<T>);
+      Pack<SB>(b.At(k, j), Min64(step, depth - k), Min64(kTileCols<T>, cols - j),
+               panels + j * kBlockDepth + k * kTileCols<T>, kTileCols<T>);
 }
 /// out[begin + row .. + rows][column .. + cols] from packed rows that start at row `row` of the packed block; scratch has room for
 /// cols rounded up to whole panels times RoundUp(rows, 2) + kBlockDepth.
 template <class SA, class SB>
-HEED_NOINLINE void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row, int64_t rows,
-                    int64_t column, int64_t cols, Acc<SA>* scratch) {
+void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row,
+                    int64_t rows, int64_t column, int64_t cols, Acc<SA>* scratch) {
   using T = Acc<SA>;
   constexpr int64_t n = kTileCols<T>;
   const int64_t room = RoundUp(rows, 2);
@@ -68,9 +70,11 @@ HEED_NOINLINE void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packe
     const T* a = packed + k * padded + row * stride;
     for (int64_t j = 0; j < cols; j += n) {
       const int64_t vecs = Divide(Min64(n, cols - j), Width<T>);
-      const TileKernel<T> kernels[3] = {TileKernelFor<T, 2>(vecs), TileKernelFor<T, 4>(vecs), TileKernelFor<T, 6>(vecs)};
-      for (int64_t r = 0; r < rows; r += kTileRows)
-        kernels[(Min64(kTileRows, rows - r) - 1) / 2](a + r * stride, stride, panels + j * kBlockDepth, scratch + j * room + r * n, depth, k == 0);
+      for (int64_t r = 0; r < rows; r += kTileRows) {
+        const TileProduct<T> tile = {a + r * stride, stride, panels + j * kBlockDepth, n, depth, scratch + j * room + r * n, n};
+        if (k == 0) RunTile<T, Walk::kAcross, false>(tile, Min64(kTileRows, rows - r), vecs);
+        else RunTile<T, Walk::kAcross, true>(tile, Min64(kTileRows, rows - r), vecs);
+      }
     }
   }
   if (p.k == 0) memset(scratch, 0, sizeof(T) * room * RoundUp(cols, n));
@@ -88,14 +92,16 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   if (pass < kRowBlock) pass = kRowBlock;
   const int64_t most = Min64(pass, p.m), padded = RoundUp(most, 2);
   T* packed = static_cast<T*>(SharedScratch(0, sizeof(T) * padded * depth));
-  if (packed == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)most, (long long)p.k);
+  if (packed == nullptr)
+    return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)most, (long long)p.k);
   bool failed = false;
   for (int64_t begin = 0; begin < p.m; begin += pass) {
     const int64_t rows = Min64(pass, p.m - begin);
     PackRows(p, begin, rows, padded, packed);
     int64_t block = Min64(kRowBlock, RoundUp(rows, kTileRows)), wide = kTileCols<T>;
     // Dense columns are streams already; dense rows are read in longer pieces.
-    while (p.b.row != 1 && wide * int64_t{sizeof(T)} < kWideBytes && 2 * wide * block * int64_t{sizeof(T)} <= kSumBytes) wide *= 2;
+    const int64_t most_wide = p.b.row == 1 ? wide : Min64(kWideBytes, kSumBytes / block) / int64_t{sizeof(T)};
+    while (2 * wide <= most_wide) wide *= 2;
     // Every thread should find work: narrower groups of panels first, then fewer rows.
     const auto tasks = [&] { return Divide(p.n, wide) * Divide(rows, block); };
     while (wide > kTileCols<T> && tasks() < 4 * Threads()) wide /= 2;
@@ -116,7 +122,8 @@ template <class SA, class SB> int MultiplyFew(const Product<SA, SB>& p, FewKerne
   using T = Acc<SA>;
   const int64_t rows = FewRoom(p.m), a_row = RoundUp(p.k, Width<T>);
   T* a = static_cast<T*>(SharedScratch(0, sizeof(T) * rows * a_row + 64));
-  if (a == nullptr) return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)p.m, (long long)p.k);
+  if (a == nullptr)
+    return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)p.m, (long long)p.k);
   Pack<SA>(p.a, p.m, p.k, a, a_row);
   memset(a + p.m * a_row, 0, sizeof(T) * (rows - p.m) * a_row);
   int64_t piece = RoundUp(Divide(p.n, 4 * Threads()), kPieceStep);

@@ -38,6 +38,14 @@ inline void Pause() {
   __builtin_ia32_pause();
 #endif
 }
+constexpr int kPatience = 2000;  // spins before the core is offered to others: about 5 us
+/// Spins until done(); where processes share the cores, what it waits for may not be running.
+template <class F> inline void Wait(const F& done) {
+  for (int spins = 0; !done(); spins++) {
+    if (spins < kPatience) Pause();
+    else sched_yield();
+  }
+}
 void Drain(int worker) {
   inside = true;
   for (int64_t i; (i = __atomic_fetch_add(&pool.next, 1, __ATOMIC_RELAXED)) < pool.count;) pool.task(pool.context, i, worker);
@@ -120,7 +128,7 @@ void RunTasks(int64_t count, void (*task)(void*, int64_t, int), void* context) {
   pthread_mutex_unlock(&pool.mutex);
   if (asleep) pthread_cond_broadcast(&pool.wake);
   Drain(0);
-  while (__atomic_load_n(&pool.pending, __ATOMIC_ACQUIRE) != 0) Pause();
+  Wait([] { return __atomic_load_n(&pool.pending, __ATOMIC_ACQUIRE) == 0; });
   pthread_mutex_unlock(&caller);
 }
 }  // namespace heed

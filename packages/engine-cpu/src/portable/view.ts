@@ -87,7 +87,7 @@ function widen(bits: Uint16Array): Float32Array {
   for (let i = 0; i < wide.length; i++) wide[i] = bits[i]! << 16;
   return new Float32Array(wide.buffer);
 }
-function narrow(values: Float32Array): Uint16Array<ArrayBuffer> {
+function narrow(values: Float64Array): Uint16Array<ArrayBuffer> {
   const bits = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) bits[i] = toBFloat16(values[i]!);
   return bits;
@@ -104,7 +104,7 @@ export function load(x: View): Values {
 export function store(out: View, fill: (values: Values) => void): void {
   const size = sizeOf(out.shape);
   if (out.dtype === "bfloat16") {
-    const values = new Float32Array(size);
+    const values = new Float64Array(size); // not float32: that would be a rounding more
     fill(values);
     writeRaw(narrow(values), out);
   } else if (isContiguous(out.shape, out.strides)) {

@@ -49,10 +49,14 @@ export function fromBFloat16(x: number): number {
   bits[0] = x << 16;
   return floats[0]!;
 }
-/** The 16 bits of the bfloat16 nearest to `x`, ties to even; NaN stays NaN. `x` is first rounded to float32. */
+/** The 16 bits of the bfloat16 nearest to `x`, ties to even, in one rounding; NaN stays NaN. */
 export function toBFloat16(x: number): number {
   floats[0] = x;
   const u = bits[0]!;
   if ((u & 0x7fffffff) > 0x7f800000) return (u >>> 16) | 0x40;
+  // Rounding to float32 may have moved x onto a tie: then x itself says on which side of it it was.
+  const rounded = floats[0]!;
+  if ((u & 0xffff) === 0x8000 && rounded !== x)
+    return ((u >>> 16) + +(Math.abs(x) > Math.abs(rounded))) & 0xffff;
   return ((u + 0x7fff + ((u >>> 16) & 1)) >>> 16) & 0xffff;
 }

@@ -26,6 +26,15 @@ test("bfloat16 rounds to the nearest value, ties to the even one", () => {
     }),
   );
 });
+test("a double beside a tie is rounded once, to its own side", () => {
+  for (const sign of [1, -1]) {
+    for (const n of [0, 1, 2, 3]) {
+      const tie = 1 + (2 * n + 1) * 2 ** -8; // between 1 + 2n / 256 and 1 + (2n + 2) / 256
+      expect(fromBFloat16(toBFloat16(sign * (tie + 2 ** -45)))).toBe(sign * (tie + 2 ** -8));
+      expect(fromBFloat16(toBFloat16(sign * (tie - 2 ** -45)))).toBe(sign * (tie - 2 ** -8));
+    }
+  }
+});
 test("a number beyond the largest bfloat16 becomes an infinity", () => {
   expect(fromBFloat16(toBFloat16(3.4e38))).toBe(Infinity);
   expect(fromBFloat16(toBFloat16(-1e300))).toBe(-Infinity);

@@ -115,6 +115,25 @@ describe.each(subjects)("attention on $name, fused: $fused", ({ name, fused }) =
       }
     }
   });
+  test("values that are not finite reach the rows that see them, as a sum would carry them, and no others", () => {
+    scope(() => {
+      const x = heads([
+        [1, 0],
+        [0, 1],
+        [1, 1],
+      ]);
+      const v = heads([
+        [1, 1, 1, 1],
+        [Infinity, -Infinity, NaN, 2],
+        [-Infinity, -Infinity, 3, 3],
+      ]);
+      const rows = list(attention(x, x, v, { isCausal: true, fused }));
+      expect(rows.slice(0, 4)).toEqual([1, 1, 1, 1]);
+      expect(rows.slice(4, 7)).toEqual([Infinity, -Infinity, NaN]);
+      expect(rows.slice(8, 11)).toEqual([NaN, -Infinity, NaN]);
+      expect([rows[7], rows[11]].every(Number.isFinite)).toBe(true);
+    });
+  });
   test("a mask of any float dtype serves queries of any other", () => {
     for (const dtype of floatDTypes) {
       for (const maskDtype of floatDTypes) {

@@ -5,7 +5,7 @@ import type { Decoder } from "./model.ts";
 import type { Progress } from "./progress.ts";
 
 /** Sequences in a batch. */
-const BATCH = 16;
+const BATCH = 8;
 const PEAK_RATE = 3e-3;
 const LN2 = Math.log(2);
 

@@ -13,7 +13,7 @@ HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; 
 
 /// Rows of a task at most, bytes of its sums, and bytes of B's rows that it takes side by side if they fit: L2 holds the sums, the
 /// packed block of B and the rows of A that stream past.
-constexpr int64_t kRowBlock = 480, kSumBytes = int64_t{256} << 10, kWideBytes = 1024;
+constexpr int64_t kRowBlock = 576, kSumBytes = int64_t{256} << 10, kWideBytes = 1024;
 /// Columns of a task of a product of few rows: a multiple of the step, and sums of eight rows that fit L1.
 constexpr int64_t kPieceStep = 64, kPieceMost = 512;
 /// Elements of B that a task of a product of few rows reads at least: starting a thread's task costs about a microsecond.
@@ -29,11 +29,23 @@ template <class SA, class SB> struct Product {
   Matrix<SA> out;
   Matrix<const SA> bias;  // one row, or null
   Finish<Acc<SA>> finish;
+  /// How the packed rows of A are read.
+  Walk Walks() const { return a.row == 1 && a.col != 1 ? Walk::kDown : Walk::kAcross; }
 };
 
-/// Packed rows of A: block k0 starts at k0 * rows; a tile of kTileRows rows at its first row * RoundUp(depth, Width) in there.
+/// Packed rows of A. Read across, block k0 starts at k0 * padded and a tile of kTileRows rows at its first row *
+/// RoundUp(depth, Width) in there. Read down (A's columns are dense, as in a product with a transposed operand), element (r, k) stands
+/// at k * padded + r, which packs and multiplies without transposing.
 template <class SA, class SB>
 void PackRows(const Product<SA, SB>& p, int64_t begin, int64_t rows, int64_t padded, Acc<SA>* packed) {
+  if (p.Walks() == Walk::kDown) {
+    const Matrix<const SA> down = {p.a.data + begin, p.a.col, 1};
+    constexpr int64_t piece = 32;
+    ParallelFor(Divide(p.k, piece), [&](int64_t t, int) {
+      Pack<SA>(down.At(t * piece, 0), Min64(piece, p.k - t * piece), rows, packed + t * piece * padded, padded);
+    });
+    return;
+  }
   const int64_t tiles = Divide(rows, kTileRows);
   ParallelFor(tiles, [&](int64_t t, int) {
     const int64_t r = t * kTileRows, high = Min64(kTileRows, rows - r);
@@ -57,7 +69,7 @@ template <class T, class SB> void PackPanels(Matrix<const SB> b, int64_t depth, 
 }
 /// out[begin + row .. + rows][column .. + cols] from packed rows that start at row `row` of the packed block; scratch has room for
 /// cols rounded up to whole panels times RoundUp(rows, 2) + kBlockDepth.
-template <class SA, class SB>
+template <Walk walk, class SA, class SB>
 void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t padded, int64_t begin, int64_t row,
                     int64_t rows, int64_t column, int64_t cols, Acc<SA>* scratch) {
   using T = Acc<SA>;
@@ -65,15 +77,17 @@ void MultiplyPanels(const Product<SA, SB>& p, const Acc<SA>* packed, int64_t pad
   const int64_t room = RoundUp(rows, 2);
   T* panels = scratch + room * RoundUp(cols, n);
   for (int64_t k = 0; k < p.k; k += kBlockDepth) {
-    const int64_t depth = Min64(kBlockDepth, p.k - k), stride = RoundUp(depth, Width<T>);
+    constexpr bool across = walk == Walk::kAcross;
+    const int64_t depth = Min64(kBlockDepth, p.k - k), stride = across ? RoundUp(depth, Width<T>) : padded;
+    const int64_t to_row = across ? stride : 1;
     PackPanels<T, SB>(p.b.At(k, column), depth, cols, panels);
-    const T* a = packed + k * padded + row * stride;
+    const T* a = packed + k * padded + row * to_row;
     for (int64_t j = 0; j < cols; j += n) {
       const int64_t vecs = Divide(Min64(n, cols - j), Width<T>);
       for (int64_t r = 0; r < rows; r += kTileRows) {
-        const TileProduct<T> tile = {a + r * stride, stride, panels + j * kBlockDepth, n, depth, scratch + j * room + r * n, n};
-        if (k == 0) RunTile<T, Walk::kAcross, false>(tile, Min64(kTileRows, rows - r), vecs);
-        else RunTile<T, Walk::kAcross, true>(tile, Min64(kTileRows, rows - r), vecs);
+        const TileProduct<T> tile = {a + r * to_row, stride, panels + j * kBlockDepth, n, depth, scratch + j * room + r * n, n};
+        if (k == 0) RunTile<T, walk, false>(tile, Min64(kTileRows, rows - r), vecs);
+        else RunTile<T, walk, true>(tile, Min64(kTileRows, rows - r), vecs);
       }
     }
   }
@@ -90,7 +104,8 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   const int64_t depth = RoundUp(p.k, Width<T>) + Width<T>;
   int64_t pass = kPackedBytes / (depth * int64_t{sizeof(T)}) / kRowBlock * kRowBlock;
   if (pass < kRowBlock) pass = kRowBlock;
-  const int64_t most = Min64(pass, p.m), padded = RoundUp(most, 2);
+  const bool down = p.Walks() == Walk::kDown;
+  const int64_t most = Min64(pass, p.m), padded = RoundUp(most, down ? Width<T> : 2);
   T* packed = static_cast<T*>(SharedScratch(0, sizeof(T) * padded * depth));
   if (packed == nullptr)
     return Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory to pack %lld rows of %lld", (long long)most, (long long)p.k);
@@ -98,7 +113,8 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
   for (int64_t begin = 0; begin < p.m; begin += pass) {
     const int64_t rows = Min64(pass, p.m - begin);
     PackRows(p, begin, rows, padded, packed);
-    int64_t block = Min64(kRowBlock, RoundUp(rows, kTileRows)), wide = kTileCols<T>;
+    // Equal row blocks: each packs B anew.
+    int64_t block = RoundUp(Divide(rows, Divide(rows, kRowBlock)), kTileRows), wide = kTileCols<T>;
     // Dense columns are streams already; dense rows are read in longer pieces.
     const int64_t most_wide = p.b.row == 1 ? wide : Min64(kWideBytes, kSumBytes / block) / int64_t{sizeof(T)};
     while (2 * wide <= most_wide) wide *= 2;
@@ -111,7 +127,9 @@ template <class SA, class SB> int MultiplyMany(const Product<SA, SB>& p) {
       const int64_t row = task % blocks * block, high = Min64(block, rows - row), column = task / blocks * wide;
       T* scratch = static_cast<T*>(ThreadScratch(sizeof(T) * wide * (RoundUp(high, 2) + kBlockDepth)));
       if (scratch == nullptr) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-      MultiplyPanels(p, packed, padded, begin, row, high, column, Min64(wide, p.n - column), scratch);
+      const int64_t cols = Min64(wide, p.n - column);
+      if (down) MultiplyPanels<Walk::kDown>(p, packed, padded, begin, row, high, column, cols, scratch);
+      else MultiplyPanels<Walk::kAcross>(p, packed, padded, begin, row, high, column, cols, scratch);
     });
   }
   return failed ? Fail(HEED_OUT_OF_MEMORY, "[matmul] no memory for a thread's panel") : HEED_OK;

@@ -17,20 +17,6 @@ HEED_INLINE int64_t BlockQueries(int64_t G) { return kRowBlock / G < 1 ? 1 : kRo
 /// Numbers in a packed block.
 template <class T> HEED_INLINE int64_t PackedSize(int64_t D, int64_t Dv) { return kKeyBlock * (D + Padded<T>(Dv)); }
 
-/// The halves of two vectors, their lanes alternating.
-template <int W, int From> struct Riffle { static constexpr int At(int i) { return (i & 1) * W + i / 2 + From; } };
-/// Transposes Width x Width in place by log2(Width) perfect shuffles.
-template <class T> HEED_INLINE void Transpose(Vec<T> (&r)[Width<T>]) {
-  constexpr int w = Width<T>;
-  HEED_UNROLL for (int stage = 1; stage < w; stage *= 2) {
-    Vec<T> t[w];
-    HEED_UNROLL for (int i = 0; i < w / 2; i++) {
-      t[2 * i] = Shuffle<T, Riffle<w, 0>>(r[i], r[i + w / 2]);
-      t[2 * i + 1] = Shuffle<T, Riffle<w, w / 2>>(r[i], r[i + w / 2]);
-    }
-    HEED_UNROLL for (int i = 0; i < w; i++) r[i] = t[i];
-  }
-}
 template <class T, class K> HEED_NOINLINE void PackKeys(T* to, const char* const* rows, int64_t step, int64_t D) {
   constexpr int64_t w = Width<T>, columns = kTileCols<T>;
   for (int64_t j = 0; j < kKeyBlock; j += w) {

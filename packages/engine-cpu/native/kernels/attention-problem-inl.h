@@ -3,6 +3,7 @@
 //   A "unit" is one key head of one sequence; its rows are the queries times the G query heads that read that key head:
 //   row r of a block is query first + r / G, head unit.head * G + r % G.
 #pragma once
+#include "../simd/shuffle.h"
 #include "scores-inl.h"
 
 namespace heed::HEED_ISA {
@@ -47,7 +48,6 @@ template <class T> struct Problem {
   void (*decode)(const Problem&, const Sequence&, const RowBlock&, char* scratch, T* partial);
   int64_t kv_bytes;  // of one key or value element
 };
-HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 template <class T> HEED_INLINE int64_t Padded(int64_t n) { return RoundUp(n, Width<T>); }
 
 /// Addresses of the rows of keys (or values) j0 .. j0 + kKeyBlock - 1. A row that does not exist (from `end` on, at most the
@@ -68,29 +68,6 @@ HEED_INLINE void FindRows(const Problem<T>& a, const Sequence& s, const char* da
     }
   }
   for (int64_t i = n; i < kKeyBlock; i++) rows[i] = rows[n - 1];
-}
-
-/// 0 .. N - 1 as template arguments: shuffle patterns must be constants, or the compiler builds them at run time, lane by lane.
-template <int N, int... I> struct Indices : Indices<N - 1, N - 1, I...> {};
-template <int... I> struct Indices<0, I...> {};
-/// Lane i of the result is lane P::At(i) of a followed by b.
-template <class P, class V, int... I> HEED_INLINE V ShuffleLanes(V a, V b, Indices<0, I...>) {
-  return __builtin_shufflevector(a, b, P::At(I)...);
-}
-template <class T, class P> HEED_INLINE Vec<T> Shuffle(Vec<T> a, Vec<T> b) {
-  return ShuffleLanes<P>(a, b, Indices<Width<T>>{});
-}
-template <int Half> struct Swap { static constexpr int At(int i) { return i ^ Half; } };
-/// The largest lane; a NaN may be forgotten.
-template <class T, int Half = Width<T> / 2> HEED_INLINE T HorizontalMax(Vec<T> x) {
-  x = Max(x, Shuffle<T, Swap<Half>>(x, x));
-  if constexpr (Half > 1) return HorizontalMax<T, Half / 2>(x);
-  else return x[0];
-}
-template <class T, int Half = Width<T> / 2> HEED_INLINE T HorizontalSum(Vec<T> x) {
-  x = x + Shuffle<T, Swap<Half>>(x, x);
-  if constexpr (Half > 1) return HorizontalSum<T, Half / 2>(x);
-  else return x[0];
 }
 
 /// State of one row of the online softmax. p = 2^(logit - m); `sum` is kept per lane until the end.

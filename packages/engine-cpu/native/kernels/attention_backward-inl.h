@@ -55,12 +55,12 @@ template <class T> HEED_INLINE bool ScaleRow(T* x, int64_t n, T factor) {
     test += y * Set1(T{0});
     Store<T>(x + i, y);
   }
-  return ReduceAdd<T>(test) == 0;
+  return HorizontalSum<T>(test) == 0;
 }
 template <class T> HEED_INLINE T DotRow(const T* x, const T* y, int64_t n) {
   Vec<T> sum = {};
   for (int64_t i = 0; i < n; i += Width<T>) sum = Fma(Load<T>(x + i), Load<T>(y + i), sum);
-  return ReduceAdd<T>(sum);
+  return HorizontalSum<T>(sum);
 }
 
 /// One row of a block, from products to probabilities: p holds scores, ds holds dP on entry, both for n keys from j0 on.

@@ -4,6 +4,7 @@
 // the partition: results depend neither on the number of threads nor on the other rows and columns of the product.
 // Blocking: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (2008).
 #pragma once
+#include "../simd/shuffle.h"
 #include "../simd/storage.h"
 #include "tile-inl.h"
 
@@ -17,27 +18,6 @@ template <class T> struct Matrix {
   int64_t row, col;
   Matrix At(int64_t i, int64_t j) const { return {data + i * row + j * col, row, col}; }
 };
-
-template <class T, int N, int... I> HEED_INLINE Vec<T> InterleaveLow(Vec<T> a, Vec<T> b) {
-  if constexpr (sizeof...(I) == N) return __builtin_shufflevector(a, b, I...);
-  else return InterleaveLow<T, N, I..., (sizeof...(I) / 2 + sizeof...(I) % 2 * N)>(a, b);
-}
-template <class T, int N, int... I> HEED_INLINE Vec<T> InterleaveHigh(Vec<T> a, Vec<T> b) {
-  if constexpr (sizeof...(I) == N) return __builtin_shufflevector(a, b, I...);
-  else return InterleaveHigh<T, N, I..., (N / 2 + sizeof...(I) / 2 + sizeof...(I) % 2 * N)>(a, b);
-}
-/// Transposes Width x Width elements held in registers: log2(Width) rounds, each interleaving row i with row i + Width / 2.
-template <class T> HEED_INLINE void Transpose(Vec<T> (&r)[Width<T>]) {
-  constexpr int w = Width<T>;
-  HEED_UNROLL for (int round = 1; round < w; round *= 2) {
-    Vec<T> t[w];
-    HEED_UNROLL for (int i = 0; i < w / 2; i++) {
-      t[2 * i] = InterleaveLow<T, w>(r[i], r[i + w / 2]);
-      t[2 * i + 1] = InterleaveHigh<T, w>(r[i], r[i + w / 2]);
-    }
-    HEED_UNROLL for (int i = 0; i < w; i++) r[i] = t[i];
-  }
-}
 
 /// One block of at most Width x Width of Pack, for dense columns.
 template <class S> HEED_INLINE void PackColumns(Matrix<const S> source, int64_t rows, int64_t cols, Acc<S>* out, int64_t out_row) {

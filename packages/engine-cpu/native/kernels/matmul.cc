@@ -8,8 +8,6 @@
 namespace heed::HEED_ISA {
 namespace {
 HEED_INLINE int64_t Min64(int64_t a, int64_t b) { return a < b ? a : b; }
-HEED_INLINE int64_t Divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
-HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; }
 
 /// Rows of a task at most, bytes of its sums, and bytes of B's rows that it takes side by side if they fit: L2 holds the sums, the
 /// packed block of B and the rows of A that stream past.

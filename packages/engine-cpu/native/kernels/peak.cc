@@ -1,4 +1,5 @@
 // What this processor can do at this level: the denominators of every efficiency figure.
+#include "../simd/shuffle.h"
 #include "../simd/vec.h"
 
 namespace heed::HEED_ISA {
@@ -30,7 +31,7 @@ double ReadBytes(const void* memory, int64_t bytes) {
     HEED_UNROLL for (int i = 0; i < kLoads; i++) sum[i] += Load(p + i * Width<float>);
   }
   double total = 0;
-  for (int i = 0; i < kLoads; i++) total += static_cast<double>(ReduceAdd<float>(sum[i]));
+  for (int i = 0; i < kLoads; i++) total += static_cast<double>(HorizontalSum<float>(sum[i]));
   return total;
 }
 }  // namespace heed::HEED_ISA

@@ -6,6 +6,7 @@
 #include "../runtime/kernel_table.h"
 #include "../runtime/scratch.h"
 #include "../runtime/status.h"
+#include "../simd/shuffle.h"
 #include "rows-inl.h"
 
 namespace heed::HEED_ISA {
@@ -21,7 +22,7 @@ template <class A> double Dot(const A* a, const A* b, int64_t n) {
       sum[0] = Fma(Load(a + i), Load(b + i), sum[0]);
       if (i + Width<A> < start + length) sum[1] = Fma(Load(a + i + Width<A>), Load(b + i + Width<A>), sum[1]);
     }
-    total += static_cast<double>(ReduceAdd<A>(sum[0] + sum[1]));
+    total += static_cast<double>(HorizontalSum<A>(sum[0] + sum[1]));
   });
   return total;
 }

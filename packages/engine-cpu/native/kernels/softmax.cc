@@ -3,6 +3,7 @@
 #include "../runtime/kernel_table.h"
 #include "../runtime/scratch.h"
 #include "../runtime/status.h"
+#include "../simd/shuffle.h"
 #include "exp-inl.h"
 #include "rows-inl.h"
 
@@ -32,7 +33,7 @@ template <class A> double RowExp(const A* x, A top, int64_t n, A* y) {
       sum += e;
       StoreFirst(y + i, e, end - i);
     }
-    total += static_cast<double>(ReduceAdd<A>(sum));
+    total += static_cast<double>(HorizontalSum<A>(sum));
   });
   return total;
 }

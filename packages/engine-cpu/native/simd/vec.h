@@ -87,20 +87,6 @@ template <class T> HEED_INLINE void StoreFirst(T* p, Vec<T> x, int64_t n) {
   if (n >= Width<T>) return Store(p, x);
   for (int i = 0; i < n; i++) p[i] = x[i];
 }
-template <class T> HEED_INLINE T ReduceAdd(Vec<T> x) {
-  T lanes[Width<T>] __attribute__((aligned(kVecBytes)));
-  Store<T>(lanes, x);
-  for (int half = Width<T> / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-template <class T> HEED_INLINE T ReduceMax(Vec<T> x) {
-  T lanes[Width<T>] __attribute__((aligned(kVecBytes)));
-  Store<T>(lanes, x);
-  T m = lanes[0];
-  for (int i = 1; i < Width<T>; i++) m = lanes[i] > m ? lanes[i] : m;
-  return m;
-}
 template <class To, class From> HEED_INLINE To BitCast(From x) {
   static_assert(sizeof(To) == sizeof(From), "BitCast keeps the size");
   To y;

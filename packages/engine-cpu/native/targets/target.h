@@ -15,3 +15,8 @@
 #define HEED_UNROLL _Pragma("GCC unroll 16")
 // In the body of a strided loop: keeps the compiler from making gathers and scatters of it, which cost twice the loads they replace.
 #define HEED_SCALAR __asm__ volatile("")
+
+namespace heed::HEED_ISA {
+HEED_INLINE int64_t Divide(int64_t n, int64_t by) { return (n + by - 1) / by; }  // rounded up
+HEED_INLINE int64_t RoundUp(int64_t n, int64_t to) { return Divide(n, to) * to; }
+}  // namespace heed::HEED_ISA

@@ -9,7 +9,7 @@ import { linearBenches } from "./linear.bench.ts";
 import { openPeerRuntime } from "./peers/onnxruntime.ts";
 import type { PeerRuntime } from "./peers/onnxruntime.ts";
 import { prefillBenches } from "./prefill.bench.ts";
-import { table } from "./report.ts";
+import { legend, table } from "./report.ts";
 
 async function main(args: BenchArguments): Promise<void> {
   const engine = cpuEngine();
@@ -22,7 +22,7 @@ async function main(args: BenchArguments): Promise<void> {
     const peers = args.peers ? await openPeerRuntime(threads) : undefined;
     results.push(...(await runAll(benches, threads, engine, peers)));
   }
-  console.log(table(results));
+  console.log(`${table(results)}\n${legend}`);
   if (args.json !== undefined) await Bun.write(args.json, `${JSON.stringify(results, null, 2)}\n`);
 }
 

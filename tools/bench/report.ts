@@ -14,13 +14,11 @@ export function table(results: readonly Result[]): string {
         .join("  ")
         .trimEnd(),
     )
-    .join("\n")
-    .concat(`\n${legend}${used > 5 ? peerLegend : ""}`);
+    .join("\n");
 }
-const legend =
-  "of limit: of multiply-adds in registers, or of a read of 256 MiB; what a cache holds reads faster than that";
-const peerLegend =
-  "\npeer: its operators alone, by its own profiler; its binding: a whole call; ratio: peer / ours";
+/** What the columns of {@link table} mean. */
+export const legend: string = `of limit: of multiply-adds in registers, or of a read of 256 MiB; what a cache holds reads faster than that
+peer: its operators alone, by its own profiler; its binding: a whole call; ratio: peer / ours`;
 
 /** A time in the unit that leaves three or four figures. */
 export function formatNs(ns: number): string {

@@ -8,7 +8,7 @@ import {
   UnsupportedError,
 } from "@heed/tensor";
 import { type CString, dlopen, type FFIFunction, type Pointer, toArrayBuffer } from "bun:ffi";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { Block } from "./block.ts";
 import { elfDefect } from "./elf.ts";
 import { LARGEST_BLOCK } from "./structs.ts";
@@ -151,10 +151,27 @@ export class Native {
 
 /** Where the library of this platform would be. */
 export const PREBUILT: string = `${import.meta.dir}/../prebuilt/${process.platform}-${process.arch}/libheed_cpu.so`;
-/** Why there is no native library for this platform, or undefined when there is one. Loads nothing. */
-export const missing: string | undefined = existsSync(PREBUILT)
-  ? undefined
-  : `no native library for ${process.platform}-${process.arch} comes with this package`;
+/**
+ * Why the library at `path` cannot serve a process that maps these files (the text of /proc/self/maps; empty off Linux), or undefined
+ * when it may. Loads nothing.
+ */
+export function whyMissing(path: string, maps: string): string | undefined {
+  const platform = `${process.platform}-${process.arch}`;
+  if (!existsSync(path)) return `no native library for ${platform} comes with this package`;
+  if (maps.includes("/ld-musl-"))
+    return `this process runs on musl, and the library for ${platform} needs glibc`;
+  return undefined;
+}
+/** Why there is no native library for this platform, or undefined when there is one. */
+export const missing: string | undefined = whyMissing(PREBUILT, processMaps());
+
+function processMaps(): string {
+  try {
+    return process.platform === "linux" ? readFileSync("/proc/self/maps", "utf8") : "";
+  } catch {
+    return ""; // no /proc: loading will tell
+  }
+}
 
 function refuse(path: string, why: string, cause?: unknown): never {
   throw new EngineLoadError(
@@ -178,8 +195,8 @@ export function loadNative(
   path: string = PREBUILT,
   target: string | undefined = process.env["HEED_CPU_TARGET"],
 ): Native {
-  if (!existsSync(path))
-    refuse(path, path === PREBUILT && missing !== undefined ? missing : "there is no such file");
+  if (path === PREBUILT && missing !== undefined) refuse(path, missing);
+  if (!existsSync(path)) refuse(path, "there is no such file");
   const defect = process.platform === "linux" ? elfDefect(path) : undefined;
   if (defect !== undefined) refuse(path, defect);
   // The version alone first: a symbol that an old library lacks would fail the whole table with less to say.

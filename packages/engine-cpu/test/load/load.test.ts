@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { missing, PREBUILT } from "../../src/native.ts";
+import { missing, PREBUILT, whyMissing } from "../../src/native.ts";
 import { bun } from "../child.ts";
 import { withAbiVersion, withoutSymbol } from "./elf-patch.ts";
 
@@ -77,4 +77,11 @@ describe.skipIf(missing !== undefined)("loading the native library", () => {
     const unknown = await load("target.so", bytes, { HEED_CPU_TARGET: "v9" });
     expectRefusal(unknown, "target.so", /HEED_CPU_TARGET=v9 was refused: .*v9/);
   });
+});
+
+test("a process on musl is told why the library cannot serve it", () => {
+  const maps = (loader: string): string => `7f0000000000-7f0000001000 r-xp 00000000 00:01 1 ${loader}\n`;
+  expect(whyMissing(PREBUILT, maps("/lib/ld-musl-x86_64.so.1"))).toContain("musl");
+  expect(whyMissing(PREBUILT, maps("/lib64/ld-linux-x86-64.so.2"))).toBeUndefined();
+  expect(whyMissing("/no/such/library.so", "")).toContain("no native library for");
 });

@@ -51,6 +51,12 @@ export class DisposedError extends HeedError {
     super("HEED_DISPOSED", message, details);
   }
 }
+/** Memory that should have been freed is still held; `details.leaks` lists it. Code `HEED_LEAK`. */
+export class LeakError extends HeedError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("HEED_LEAK", message, details);
+  }
+}
 /** An engine's native library could not be loaded, or does not match this package. Code `HEED_ENGINE_LOAD`. */
 export class EngineLoadError extends HeedError {
   constructor(message: string, details?: ErrorDetails, options?: ErrorOptions) {

@@ -1,4 +1,4 @@
-import { DisposedError } from "./errors.ts";
+import { DisposedError, LeakError } from "./errors.ts";
 
 /** Memory that an engine handed out. `buffer` is set when the host can read it; `address` is what native code is given. */
 export interface Memory {
@@ -26,6 +26,8 @@ export interface Leak {
 export interface LeakTracker {
   /** Storages created since, and still alive. */
   report(): readonly Leak[];
+  /** Throws LeakError, with the oldest allocation's stack, when {@link report} is not empty. */
+  check(): void;
   [Symbol.dispose](): void;
 }
 
@@ -42,12 +44,24 @@ export function memoryUsage(): MemoryUsage {
 export function resetPeakMemory(): void {
   peakBytes = bytes;
 }
+function leakError(leaks: readonly Leak[]): LeakError {
+  const total = leaks.reduce((n, leak) => n + leak.bytes, 0);
+  return new LeakError(
+    `[memory] ${leaks.length} storages of ${total} bytes are still alive; dispose them, or make them in a scope. The oldest was made at\n${leaks[0]!.stack}`,
+    { leaks },
+  );
+}
 /** Starts recording where storages are allocated; for development and tests, since each allocation then takes a stack trace. */
 export function trackLeaks(): LeakTracker {
   const live = new Map<Storage, string>();
   trackers.add(live);
+  const report = (): Leak[] => [...live].map(([storage, stack]) => ({ bytes: storage.byteLength, stack }));
   return {
-    report: () => [...live].map(([storage, stack]) => ({ bytes: storage.byteLength, stack })),
+    report,
+    check: () => {
+      const leaks = report();
+      if (leaks.length > 0) throw leakError(leaks);
+    },
     [Symbol.dispose]: () => void trackers.delete(live),
   };
 }

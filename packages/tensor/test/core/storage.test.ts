@@ -11,6 +11,7 @@ import {
   type Tensor,
   tensor,
   toFloat64,
+  LeakError,
   trackLeaks,
   zeros,
 } from "@heed/tensor";
@@ -104,7 +105,10 @@ describe.each([...engines])("memory on %s", (engine) => {
     expect(tracker.report()).toHaveLength(1);
     expect(tracker.report()[0]!.bytes).toBe(32);
     expect(tracker.report()[0]!.stack).toContain("leakHere");
+    expect(() => tracker.check()).toThrow(LeakError);
+    expect(() => tracker.check()).toThrow(/1 storages? .*still alive[\s\S]*leakHere/);
     leaked[Symbol.dispose]();
+    tracker.check();
     expect(tracker.report()).toHaveLength(0);
   });
   test("a tracker sees nothing from before its creation or after its disposal", () => {

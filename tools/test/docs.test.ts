@@ -12,6 +12,29 @@ async function run(path: string): Promise<{ exitCode: number; output: string }> 
   const [stdout, stderr] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   return { exitCode: await child.exited, output: stdout + stderr };
 }
+/** Examples and a text that each prints. */
+const EXAMPLES: [name: string, expected: string][] = [
+  ["tensors", "HEED_SHAPE"],
+  ["attention", "dq float32[2, 64, 8, 32]"],
+  ["kv-cache", "lengths 23, 10"],
+  ["training-step", "loss "],
+  ["scaled-dot-product-attention", "equal true"],
+  ["grouped-query-attention", "built again: same bits true"],
+  ["rotary-embedding", "second half equal true\nundone true"],
+  ["linear-and-norm", "linear bias float32[48]"],
+  ["attention-head", "bidirectional float32[1, 6, 16]: first token sees the last true"],
+  ["global-and-local-attention", "equal to one pass true"],
+  ["multi-head-latent-attention", "equal to expanded true"],
+  ["qk-norm", "over the tensor 0.462910, 0.925819, 1.388729"],
+  ["sliding-window-mask", "equal true"],
+  ["builders", "same bits true\nHEED_ARGUMENT"],
+  ["backpropagation-modes", "through both chunks, equal to one pass true"],
+  ["shared-keys-values", "of the donor's q_proj.weight, k_proj.weight, v_proj.weight, o_proj.weight"],
+  ["sparse-selection", "all selected equals attention true"],
+];
+/** Examples that take arguments and have tests of their own. */
+const RUN_ELSEWHERE: string[] = ["decoder.ts"];
+
 describe("documentation", () => {
   afterAll(() => rm(quickStart, { force: true }));
 
@@ -24,29 +47,33 @@ describe("documentation", () => {
     expect(output).toContain("float32[1, 5, 256]");
     expect(exitCode).toBe(0);
   });
-  test.each([
-    ["tensors", "HEED_SHAPE"],
-    ["attention", "dq float32[2, 64, 8, 32]"],
-    ["kv-cache", "lengths 23, 10"],
-    ["training-step", "loss "],
-  ])("the example %s runs", async (name, expected) => {
+  test.each(EXAMPLES)("the example %s runs", async (name, expected) => {
     const { exitCode, output } = await run(join(root, `docs/examples/${name}.ts`));
     expect(output).toContain(expected);
     expect(exitCode).toBe(0);
   });
   test("every example is listed above", async () => {
-    const listed = ["attention.ts", "kv-cache.ts", "tensors.ts", "training-step.ts"];
-    expect([...new Bun.Glob("*.ts").scanSync(join(root, "docs/examples"))].toSorted()).toEqual(listed);
+    const listed = [...EXAMPLES.map(([name]) => `${name}.ts`), ...RUN_ELSEWHERE];
+    expect([...new Bun.Glob("*.ts").scanSync(join(root, "docs/examples"))].toSorted()).toEqual(
+      listed.toSorted(),
+    );
   });
-  test("links between pages lead somewhere", async () => {
+  test("links between pages lead somewhere, to a heading where they name one", async () => {
+    const anchorOf = (heading: string): string =>
+      heading
+        .toLowerCase()
+        .replaceAll(/[^\w\s-]/g, "")
+        .replaceAll(" ", "-");
     for (const page of ["README.md", ...new Bun.Glob("docs/**/*.md").scanSync(root)]) {
       const text = await Bun.file(join(root, page)).text();
-      for (const [, link] of text.matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
-        expect([page, link, await Bun.file(join(root, page, "..", link!)).exists()]).toEqual([
-          page,
-          link,
-          true,
-        ]);
+      for (const [, link, anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
+        const target = Bun.file(link === "" ? join(root, page) : join(root, page, "..", link!));
+        expect([page, link, await target.exists()]).toEqual([page, link, true]);
+        if (anchor === undefined) continue;
+        const headings = [...(await target.text()).matchAll(/^#+ (.*)$/gm)].map(([, text]) =>
+          anchorOf(text!),
+        );
+        expect([page, anchor, headings.includes(anchor)]).toEqual([page, anchor, true]);
       }
     }
   });

@@ -15,6 +15,15 @@ export interface ProjectionBias {
 export interface LayerRopeOptions extends Omit<RotaryEmbeddingOptions, "rotaryDim"> {
   readonly rotaryDim?: number | undefined;
 }
+/** Norm of queries and keys. */
+export interface QueryKeyNormOptions extends NormOptions {
+  /**
+   * What a mean of squares runs over: every head for itself, with weights [headDim] (default; Gemma 3, Qwen 3),
+   * or a token's whole projection, with weights [numHeads * headDim] and [numKvHeads * headDim] (OLMo 2,
+   * arXiv:2501.00656).
+   */
+  readonly over?: "head" | "projection" | undefined;
+}
 /** Options of `GroupedQueryAttention`. */
 export interface GroupedQueryAttentionOptions {
   /** Size of a token's row in the input and the output. */
@@ -36,11 +45,26 @@ export interface GroupedQueryAttentionOptions {
    */
   readonly rope?: LayerRopeOptions | RotaryEmbedding | null | undefined;
   /**
-   * Norm of every query and key head, before the rotation (Henry et al. 2020, arXiv:2010.04245; Gemma 3, Qwen
-   * 3). Default none.
+   * Norm of queries and keys, before the rotation (Henry et al. 2020, arXiv:2010.04245). Default none.
    */
-  readonly qkNorm?: NormOptions | null | undefined;
-  /** A token sees itself and those before it. Default true. */
+  readonly qkNorm?: QueryKeyNormOptions | null | undefined;
+  /**
+   * Values are the keys' projection as it is before norm and rotation; there is no "v_proj". Default false.
+   */
+  readonly tiedValue?: boolean | undefined;
+  /**
+   * One parameter "qkv_proj.weight", the rows of q, k and v one after the other (and "qkv_proj.bias"), in place
+   * of three (Phi 3). Default false.
+   */
+  readonly mergedQkv?: boolean | undefined;
+  /**
+   * Makes this cross attention: keys and values come from a context, [B, Sk, contextSize], that calls give.
+   * Default none.
+   */
+  readonly contextSize?: number | null | undefined;
+  /** In cross attention, rotate the context's keys too. Default false: `rope` turns queries alone. */
+  readonly rotateContext?: boolean | undefined;
+  /** A token sees itself and those before it. Default true, false in cross attention. */
   readonly isCausal?: boolean | undefined;
   /** Sliding window. A Hugging Face `sliding_window` W is { left: W - 1 }. Default none. */
   readonly window?: Window | null | undefined;
@@ -64,7 +88,15 @@ export interface GroupedQueryAttentionConfig {
   readonly headDim: number;
   readonly bias: ProjectionBias;
   readonly rope: RotaryEmbeddingConfig | null;
-  readonly qkNorm: { readonly eps: number; readonly unitOffset: boolean } | null;
+  readonly qkNorm: {
+    readonly eps: number;
+    readonly unitOffset: boolean;
+    readonly over: "head" | "projection";
+  } | null;
+  readonly tiedValue: boolean;
+  readonly mergedQkv: boolean;
+  readonly contextSize: number | null;
+  readonly rotateContext: boolean;
   readonly isCausal: boolean;
   readonly window: { readonly left?: number; readonly right?: number } | null;
   readonly softcap: number | null;
@@ -138,15 +170,50 @@ export function resolveRope(o: GroupedQueryAttentionOptions, headDim: number): R
 /** A configuration without its rotation, which has no parameters. */
 export type HeadConfig = Omit<GroupedQueryAttentionConfig, "rope">;
 
+function resolveQkNorm(o: QueryKeyNormOptions | null | undefined): GroupedQueryAttentionConfig["qkNorm"] {
+  if (o === null || o === undefined) return null;
+  const { over = "head" } = o;
+  if (over !== "head" && over !== "projection") {
+    throw new ArgumentError(`[${WHAT}] qkNorm.over must be "head" or "projection"; got ${String(over)}`, {
+      over,
+    });
+  }
+  return { ...resolveNorm(`${WHAT}.qkNorm`, o), over };
+}
+/** Throws ArgumentError for options that exclude each other. */
+function resolveSources(
+  o: GroupedQueryAttentionOptions,
+): Pick<GroupedQueryAttentionConfig, "bias" | "tiedValue" | "mergedQkv" | "contextSize" | "rotateContext"> {
+  const { tiedValue = false, mergedQkv = false, rotateContext = false } = o;
+  const refuse = (why: string): never => {
+    throw new ArgumentError(`[${WHAT}] ${why}`, { tiedValue, mergedQkv, bias: o.bias });
+  };
+  const given = typeof o.bias === "object";
+  const all = typeof o.bias === "boolean" && o.bias;
+  const bias = typeof o.bias === "object" ? { ...o.bias } : { q: all, k: all, v: all && !tiedValue, o: all };
+  if (given && tiedValue && bias.v)
+    refuse("tiedValue leaves no projection of values, so bias.v must be false");
+  if (mergedQkv && (bias.q !== bias.k || (!tiedValue && bias.k !== bias.v)))
+    refuse(`mergedQkv has one bias for q, k and v: they must agree; got ${bias.q}, ${bias.k} and ${bias.v}`);
+  const contextSize =
+    o.contextSize === null || o.contextSize === undefined
+      ? null
+      : wholeNumber(WHAT, "contextSize", o.contextSize, 1);
+  if (mergedQkv && contextSize !== null)
+    refuse("mergedQkv needs one input for q, k and v; with contextSize there are two");
+  if (rotateContext && contextSize === null) refuse("rotateContext needs contextSize: there is no context");
+  if (rotateContext && (o.rope === null || o.rope === undefined)) refuse("rotateContext needs rope");
+  return { bias, tiedValue, mergedQkv, contextSize, rotateContext };
+}
 /** Checks all options but the rotation's and fills in defaults. Throws ArgumentError, ShapeError. */
 export function resolveHeadConfig(o: GroupedQueryAttentionOptions): HeadConfig {
   const heads = resolveHeads(o);
-  const all = typeof o.bias === "object" ? undefined : (o.bias ?? false);
+  const sources = resolveSources(o);
   return {
     ...heads,
-    bias: typeof o.bias === "object" ? { ...o.bias } : { q: all!, k: all!, v: all!, o: all! },
-    qkNorm: o.qkNorm ? resolveNorm(`${WHAT}.qkNorm`, o.qkNorm) : null,
-    isCausal: o.isCausal ?? true,
+    ...sources,
+    qkNorm: resolveQkNorm(o.qkNorm),
+    isCausal: o.isCausal ?? sources.contextSize === null,
     window: resolveWindow(o.window),
     softcap: o.softcap === null || o.softcap === undefined ? null : positive(WHAT, "softcap", o.softcap),
     scale: resolveScale(o.scale, heads.headDim),
@@ -166,11 +233,20 @@ export function parameterShapes(c: HeadConfig): Map<string, Shape> {
     shapes.set(`${name}.weight`, [out, into]);
     if (bias) shapes.set(`${name}.bias`, [out]);
   };
-  linear("q_proj", c.bias.q, wide, c.hiddenSize);
-  linear("k_proj", c.bias.k, narrow, c.hiddenSize);
-  linear("v_proj", c.bias.v, narrow, c.hiddenSize);
+  if (c.mergedQkv) {
+    linear("qkv_proj", c.bias.q, wide + (c.tiedValue ? 1 : 2) * narrow, c.hiddenSize);
+  } else {
+    const source = c.contextSize ?? c.hiddenSize;
+    linear("q_proj", c.bias.q, wide, c.hiddenSize);
+    linear("k_proj", c.bias.k, narrow, source);
+    if (!c.tiedValue) linear("v_proj", c.bias.v, narrow, source);
+  }
   linear("o_proj", c.bias.o, c.hiddenSize, wide);
-  if (c.qkNorm !== null) for (const name of ["q_norm.weight", "k_norm.weight"]) shapes.set(name, [c.headDim]);
+  if (c.qkNorm !== null) {
+    const perHead = c.qkNorm.over === "head";
+    shapes.set("q_norm.weight", [perHead ? c.headDim : wide]);
+    shapes.set("k_norm.weight", [perHead ? c.headDim : narrow]);
+  }
   if (c.sinks) shapes.set("sinks", [c.numHeads]);
   return shapes;
 }

@@ -1,28 +1,35 @@
 import {
+  add,
   adopt,
+  arange,
   ArgumentError,
   attention,
+  type AttentionOptions,
   attentionScores,
   type AttentionScoresOptions,
-  type AttentionVjp,
   attentionVjp,
   type BlockTableReader,
   cast,
   type FloatDType,
   pagedAttention,
-  rmsNorm,
-  rmsNormBackward,
   type ScoreOptions,
   scope,
   type Tensor,
   unscoped,
 } from "@heed/tensor";
+import { documentMask, maskGradient } from "./documents.ts";
 import {
-  checkInput,
+  checkCall,
+  checkMode,
   type GroupedQueryAttentionCall,
+  type GroupedQueryAttentionGradients,
+  type GroupedQueryAttentionInputs,
+  type GroupedQueryAttentionVjp,
   type GroupedQueryAttentionVjpOptions,
-  maskOptions,
+  type KeysValuesGradients,
+  noCache,
 } from "./gqa-call.ts";
+import { HeadProjections, type HeadsPass, joinHeads, splitHeads } from "./gqa-heads.ts";
 import { randomParameters } from "./gqa-init.ts";
 import {
   type GroupedQueryAttentionAttributes,
@@ -32,47 +39,31 @@ import {
   resolveHeadConfig,
   resolveRope,
 } from "./gqa-options.ts";
-import {
-  type InitOptions,
-  type Layer,
-  type LayerGradients,
-  layerGradients,
-  type LayerVjp,
-  layerVjp,
-} from "./layer.ts";
+import { addPresent, extendGradients, keepPass, type Pass, presentOf } from "./gqa-pass.ts";
+import { joinPast, type JoinedKeysValues, type PastKeysValues, splitPast } from "./gqa-past.ts";
+import { type InitOptions, type Layer, layerGradients } from "./layer.ts";
 import { checkParameters, checkTrainable, ownParameters, type Parameters } from "./parameters.ts";
 import { Projections } from "./projections.ts";
 import { type Positions, RotaryEmbedding } from "./rope.ts";
 
-type Heads = readonly [q: Tensor<FloatDType>, k: Tensor<FloatDType>, v: Tensor<FloatDType>];
+type Floats = Tensor<FloatDType>;
 const WHAT = "GroupedQueryAttention";
-const NORMS = ["q_norm.weight", "k_norm.weight"] as const;
 
-/** [..., H * D] as [..., H, D]: a view. */
-function splitHeads(t: Tensor, headDim: number): Tensor {
-  return t.reshape([...t.shape.slice(0, -1), t.shape.at(-1)! / headDim, headDim]);
-}
-/** [..., H, D] as [..., H * D], whatever the strides. */
-function joinHeads(t: Tensor): Tensor {
-  const [H, D] = t.shape.slice(-2) as [number, number];
-  return t.contiguous().reshape([...t.shape.slice(0, -2), H * D]);
-}
 /**
  * Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): x [B, S, hidden] is projected to Hq query
  * and Hkv key and value heads; queries and keys are normalised (optional) and rotated (optional); query head
  * h attends over key head floor(h * Hkv / Hq); the heads are projected back to [B, S, hidden]. Hkv = Hq is
- * multi-head, Hkv = 1 multi-query attention.
+ * multi-head, Hkv = 1 multi-query attention; with `contextSize` it is cross attention.
  *
  * Parameters: "q_proj.weight" [Hq * D, hidden], "k_proj.weight" and "v_proj.weight" [Hkv * D, hidden],
- * "o_proj.weight" [hidden, Hq * D], their ".bias", "q_norm.weight" and "k_norm.weight" [D], "sinks" [Hq], as
- * options call for. Where q, k and v weights are neighbours in memory, as {@link create} lays them, one
- * matrix product serves the three.
+ * "o_proj.weight" [hidden, Hq * D], their ".bias", "q_norm.weight" and "k_norm.weight" [D] (or [Hq * D] and
+ * [Hkv * D]), "sinks" [Hq], as options call for; `mergedQkv` has "qkv_proj" for the first three. Where q, k and
+ * v weights are neighbours in memory, as {@link create} lays them, one matrix product serves the three.
  */
 export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   readonly parameters: ReadonlyMap<string, Tensor>;
-  /** The options with their defaults filled in. */
-  readonly config: GroupedQueryAttentionConfig;
-  readonly #qkv: Projections;
+  readonly #config: GroupedQueryAttentionConfig;
+  readonly #heads: HeadProjections;
   readonly #out: Projections;
   readonly #rope: RotaryEmbedding | undefined;
   readonly #ownsRope: boolean;
@@ -85,15 +76,12 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   constructor(options: GroupedQueryAttentionOptions, parameters: Parameters) {
     const config = resolveHeadConfig(options);
     this.#rope = unscoped(() => resolveRope(options, config.headDim));
-    this.config = { ...config, rope: this.#rope?.options ?? null };
+    this.#config = { ...config, rope: this.#rope?.options ?? null };
     this.#ownsRope = !(options.rope instanceof RotaryEmbedding);
-    this.parameters = ownParameters(checkParameters(WHAT, parameters, parameterShapes(this.config)));
-    const part = (name: string): { weight: Tensor; bias: Tensor | undefined } => ({
-      weight: this.parameters.get(`${name}.weight`)!,
-      bias: this.parameters.get(`${name}.bias`),
-    });
-    this.#qkv = new Projections([part("q_proj"), part("k_proj"), part("v_proj")]);
-    this.#out = new Projections([part("o_proj")]);
+    this.parameters = ownParameters(checkParameters(WHAT, parameters, parameterShapes(this.#config)));
+    this.#heads = new HeadProjections(this.#config, this.parameters, this.#rope);
+    const [weight, bias] = ["weight", "bias"].map((part) => this.parameters.get(`o_proj.${part}`));
+    this.#out = new Projections([{ weight: weight!, bias }]);
     adopt(this);
   }
   /** The constructor under the name that says what it does; `options` may be another layer's attributes. */
@@ -112,12 +100,25 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
       () => new GroupedQueryAttention(options, randomParameters(resolveHeadConfig(options), options)),
     );
   }
-  /** Whether one matrix product serves q, k and v. */
+  /** Whether one matrix product serves q, k and v (k and v in cross attention). */
   get isMerged(): boolean {
-    return this.#qkv.isMerged;
+    return this.#heads.isMerged;
+  }
+  /** The options with their defaults filled in. */
+  get config(): GroupedQueryAttentionConfig {
+    return { ...this.#config, rope: this.#rope?.options ?? null };
   }
   attributes(): GroupedQueryAttentionAttributes {
     return { operation: WHAT, ...this.config };
+  }
+  /**
+   * Positions are divided by `factor` from now on; see `RotaryEmbedding.scaleRope`, also for an embedding that
+   * layers share. Throws ArgumentError for a factor that is not above 0, and for a layer without rotation.
+   */
+  scaleRope(factor: number): void {
+    if (this.#rope === undefined)
+      throw new ArgumentError(`[${WHAT}] scaleRope needs a layer with rope`, { factor });
+    this.#rope.scaleRope(factor);
   }
   /**
    * x [B, S, hidden] to [B, S, hidden]. With a cache x may also be ragged, [T, hidden], and B * S (or T) are
@@ -126,137 +127,161 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
    */
   forward<D extends FloatDType>(x: Tensor<D>, options: GroupedQueryAttentionCall = {}): Tensor<D> {
     return scope(() => {
-      const { cache } = options;
-      checkInput(x, this.config.hiddenSize, cache);
-      const attended = cache === undefined ? this.#attend(x, options) : this.#attendPaged(x, cache, options);
-      const output = this.#out.forward(joinHeads(attended) as Tensor<FloatDType>)[0]!;
-      return output.reshape(x.shape) as Tensor as Tensor<D>;
+      checkCall(x, options, this.#config);
+      if (options.cache !== undefined) return this.#forwardPaged(x, options.cache);
+      const { q, keys, rules } = this.#prepare(x, options);
+      return this.#project(attention(q, keys.k as Floats, keys.v as Floats, rules));
+    }) as Tensor as Tensor<D>;
+  }
+  /**
+   * {@link forward} without a paged cache, and all keys and values of the call, for the `past` of the next:
+   * [B, P + S, Hkv, D], normalised and rotated. Copies them once; a paged cache does not. Same errors.
+   */
+  forwardWithPresent<D extends FloatDType>(
+    x: Tensor<D>,
+    options: GroupedQueryAttentionInputs = {},
+  ): { readonly output: Tensor<D>; readonly present: PastKeysValues<D> } {
+    return scope(() => {
+      noCache("forwardWithPresent", options);
+      checkCall(x, options, this.#config);
+      const { q, keys, rules } = this.#prepare(x, options);
+      const output = this.#project(attention(q, keys.k as Floats, keys.v as Floats, rules));
+      return { output: output as Tensor as Tensor<D>, present: presentOf<D>(keys) };
     });
   }
   /**
-   * The scores of x's tokens among themselves at one stage, by default the probabilities: [B, Hq, S, S],
-   * float32 (float64 for float64). For inspection: it takes memory of that size. Same errors as {@link
-   * forward}.
+   * Keys and values of a context [B, Sk, contextSize] alone, for the `past` of calls of cross attention that
+   * share it. Throws ArgumentError without `contextSize`, and as {@link forward}.
+   */
+  contextKeysValues<D extends FloatDType>(
+    context: Tensor<D>,
+    options: { readonly positions?: Positions | undefined } = {},
+  ): PastKeysValues<D> {
+    return scope(() => {
+      if (this.#config.contextSize === null)
+        throw new ArgumentError(`[${WHAT}] contextKeysValues needs a layer with contextSize`, {});
+      const { k, v } = this.#heads.keysValues(context, options.positions ?? 0);
+      return { k, v } as unknown as PastKeysValues<D>;
+    });
+  }
+  /**
+   * The scores of a call at one stage, by default the probabilities: [B, Hq, S, Sk], float32 (float64 for
+   * float64). For inspection: it takes memory of that size. Same errors as {@link forward}.
    */
   scores(
     x: Tensor,
-    options: GroupedQueryAttentionVjpOptions & Pick<AttentionScoresOptions, "stage" | "softmaxDtype"> = {},
+    options: GroupedQueryAttentionInputs & Pick<AttentionScoresOptions, "stage" | "softmaxDtype"> = {},
   ): Tensor {
     return scope(() => {
-      checkInput(x, this.config.hiddenSize, undefined);
-      const [q, k, v] = this.#rotate(this.#normalize(this.#project(x)), options.positions);
+      noCache("scores", options);
+      checkCall(x, options, this.#config);
+      const { q, keys, rules } = this.#prepare(x, options);
       const { stage, softmaxDtype } = options;
-      return attentionScores(q, k, v, {
-        ...this.#scoreOptions(),
-        ...maskOptions(options),
-        stage,
-        softmaxDtype,
-      }).scores;
+      return attentionScores(q, keys.k as Floats, keys.v as Floats, { ...rules, stage, softmaxDtype }).scores;
     });
   }
-  #attend(x: Tensor, options: GroupedQueryAttentionVjpOptions): Tensor {
-    const [q, k, v] = this.#rotate(this.#normalize(this.#project(x)), options.positions);
-    return attention(q, k, v, { ...this.#scoreOptions(), ...maskOptions(options) });
+  #forwardPaged(x: Tensor, cache: BlockTableReader): Floats {
+    const { hiddenSize, layerIndex } = this.#config;
+    const rows = x.contiguous().reshape([cache.positions.size, hiddenSize]); // [T, hidden]
+    const { q, k, v } = this.#heads.forward(rows, undefined, { x: cache.positions, context: 0 });
+    cache.write(layerIndex, k!, v!);
+    const attended = pagedAttention(q, cache.view(layerIndex), this.#scoreOptions());
+    return this.#project(attended).reshape(x.shape) as Floats;
   }
-  #attendPaged(x: Tensor, cache: BlockTableReader, options: GroupedQueryAttentionVjpOptions): Tensor {
-    for (const name of ["positions", "attnMask", "kvLengths"] as const) {
-      if (options[name] !== undefined)
-        throw new ArgumentError(`[${WHAT}] ${name} and cache exclude each other: a cache gives its own`, {
-          [name]: true,
-        });
-    }
-    const rows = x.contiguous().reshape([cache.positions.size, this.config.hiddenSize]); // [T, hidden]
-    const [q, k, v] = this.#rotate(this.#normalize(this.#project(rows)), cache.positions);
-    cache.write(this.config.layerIndex, k, v);
-    return pagedAttention(q, cache.view(this.config.layerIndex), this.#scoreOptions());
+  /** Attended heads [..., Hq, D] as [..., hidden]. */
+  #project(attended: Floats): Floats {
+    return this.#out.forward(joinHeads(attended))[0]!;
+  }
+  /** Queries, all keys and values, and the rules under which they meet. */
+  #prepare(x: Tensor, o: GroupedQueryAttentionInputs): Prepared {
+    const { past, context, attnMask } = o;
+    const isCross = this.#config.contextSize !== null;
+    const at = { x: o.positions ?? this.#defaultPositions(x, past), context: o.contextPositions ?? 0 };
+    const { q, k, v, pass } = this.#heads.forward(x, context, at);
+    const documents = isCross ? o.contextDocuments : o.documents;
+    const keys = joinPast(past, k && v && { k, v, lengths: o.kvLengths, documents });
+    const rules = {
+      ...this.#scoreOptions(),
+      attnMask: o.documents === undefined ? attnMask : documentMask(o.documents, keys.documents!, attnMask),
+      kvLengths: keys.lengths,
+      // Query i is token i of x whatever `kvLengths` says.
+      queryOffset: isCross || past === undefined ? 0 : (past.lengths ?? keys.pastRows),
+    };
+    return { q, keys, rules, pass };
+  }
+  /** x's tokens follow the past; a context has no say. */
+  #defaultPositions(x: Tensor, past: PastKeysValues | undefined): Positions {
+    if (past === undefined || this.#rope === undefined || this.#config.contextSize !== null) return 0;
+    if (past.lengths === undefined) return past.k.shape[1]!;
+    const S = x.shape[1]!;
+    const steps = arange(0, S, 1, { dtype: "int32", engine: x.engine });
+    return add(past.lengths.contiguous().reshape([-1, 1]) as Tensor<"int32">, steps);
   }
   /**
-   * {@link forward} with its backward pass, which gives the gradients of x and of every parameter. Parameters
-   * must have x's dtype. Same errors.
+   * {@link forward} with its backward pass, which gives the gradients of x, of every parameter, and of the
+   * context and the past. Parameters must have x's dtype. Same errors.
    */
-  vjp<D extends FloatDType>(x: Tensor<D>, options: GroupedQueryAttentionVjpOptions = {}): LayerVjp<D> {
+  vjp<D extends FloatDType>(
+    x: Tensor<D>,
+    options: GroupedQueryAttentionVjpOptions = {},
+  ): GroupedQueryAttentionVjp<D> {
     return scope(() => {
-      checkInput(x, this.config.hiddenSize, undefined);
+      noCache("vjp", options);
+      checkMode(options);
+      checkCall(x, options, this.#config);
       checkTrainable(WHAT, x, this.parameters);
-      if ("cache" in options && options.cache !== undefined) {
-        throw new ArgumentError(
-          `[${WHAT}] vjp takes no cache: gradients need the keys and values of this call alone`,
-          { cache: true },
-        );
-      }
-      const positions =
-        typeof options.positions === "object"
-          ? (options.positions.alias() as Tensor<"int32">)
-          : options.positions;
-      const projected = this.#project(x);
-      const [q, k, v] = this.#rotate(this.#normalize(projected), positions);
-      const inner = attentionVjp(q, k, v, { ...this.#scoreOptions(), ...maskOptions(options) });
-      const pass: Pass = { x: x.alias(), projected, positions, inner, attended: joinHeads(inner.output) };
-      const output = this.#out.forward(pass.attended as Tensor<FloatDType>)[0] as Tensor as Tensor<D>;
-      const normed = this.config.qkNorm === null ? [] : projected.slice(0, 2);
-      const saved = [
-        pass.x,
-        pass.attended,
-        ...normed,
-        ...(typeof positions === "object" ? [positions] : []),
-        ...inner.saved,
-      ];
-      return layerVjp(output, saved, (dOutput) =>
-        scope(() => this.#backward(pass, dOutput) as LayerGradients<D>),
+      const { q, keys, rules, pass: heads } = this.#prepare(x, options);
+      const { attnMaskGradient, dropout } = options;
+      const training = { ...rules, attnMaskGradient, dropout };
+      const inner = attentionVjp(q, keys.k as Floats, keys.v as Floats, training);
+      const attended = joinHeads(inner.output);
+      const output = this.#out.forward(attended)[0]!;
+      const present = presentOf<D>(keys);
+      const { pass, saved: own } = keepPass(
+        { heads, keys, inner, attended, mask: options.attnMask },
+        this.#config.qkNorm !== null,
+        options,
       );
+      const saved = [...own, ...Object.values(present)];
+      return {
+        output: output as Tensor as Tensor<D>,
+        present,
+        saved,
+        backward: (dOutput, dPresent) =>
+          scope(() => this.#backward(pass, dOutput, dPresent) as GroupedQueryAttentionGradients<D>),
+        [Symbol.dispose]: () => saved.forEach((t) => t[Symbol.dispose]()),
+      };
     });
   }
   /** The steps of vjp in reverse. Gradients are written with `=`. */
-  #backward(pass: Pass, dOutput: Tensor): LayerGradients {
-    const { headDim } = this.config;
-    const found = new Map<string, Tensor>();
+  #backward(
+    pass: Pass,
+    dOutput: Tensor,
+    dPresent: KeysValuesGradients | undefined,
+  ): GroupedQueryAttentionGradients {
     const out = this.#out.backward(pass.attended, [dOutput]);
-    const inner = pass.inner.backward(splitHeads(out.x, headDim) as Tensor<FloatDType>);
-    const turned = this.#rotateBack([inner.q, inner.k] as Tensor<FloatDType>[], pass.positions);
-    const qk = turned.map((d, i) => {
-      if (this.config.qkNorm === null) return d;
-      const g = rmsNormBackward(pass.projected[i]!, this.parameters.get(NORMS[i]!)!, d, this.config.qkNorm);
-      found.set(NORMS[i]!, g.weight!);
-      return g.x;
+    const inner = pass.inner.backward(splitHeads(out.x, this.#config.headDim));
+    const [dk, dv] = (["k", "v"] as const).map((name) =>
+      splitPast(addPresent(inner[name], name, dPresent), pass.keys),
+    );
+    const isFresh = pass.heads.k !== undefined;
+    const heads = this.#heads.backward(pass.heads, {
+      q: inner.q as Floats,
+      k: isFresh ? (dk!.fresh as Floats) : undefined,
+      v: isFresh ? (dv!.fresh as Floats) : undefined,
     });
-    const qkv = this.#qkv.backward(pass.x, [...qk, inner.v].map(joinHeads));
-    ["q_proj", "k_proj", "v_proj", "o_proj"].forEach((name, i) => {
-      const { weight, bias } = [...qkv.parts, ...out.parts][i]!;
-      found.set(`${name}.weight`, weight).set(`${name}.bias`, bias);
-    });
-    if (inner.sinks !== undefined) found.set("sinks", cast(inner.sinks, pass.x.dtype));
+    const found = heads.parameters;
+    found.set("o_proj.weight", out.parts[0]!.weight).set("o_proj.bias", out.parts[0]!.bias);
+    if (inner.sinks !== undefined) found.set("sinks", cast(inner.sinks, pass.heads.x.dtype));
     const named = [...this.parameters.keys()].map((name) => [name, found.get(name)!] as const);
-    return layerGradients(qkv.x as Tensor<FloatDType>, new Map(named));
-  }
-  /** x [..., hidden] as q [..., Hq, D], k and v [..., Hkv, D]. */
-  #project(x: Tensor): Heads {
-    const parts = this.#qkv.forward(x as Tensor<FloatDType>);
-    return parts.map((t) => splitHeads(t, this.config.headDim)) as Tensor[] as unknown as Heads;
-  }
-  #normalize([q, k, v]: Heads): Heads {
-    const { qkNorm } = this.config;
-    if (qkNorm === null) return [q, k, v];
-    return [
-      rmsNorm(q, this.parameters.get(NORMS[0]), qkNorm),
-      rmsNorm(k, this.parameters.get(NORMS[1]), qkNorm),
-      v,
-    ];
-  }
-  #rotate([q, k, v]: Heads, positions: Positions | undefined): Heads {
-    return this.#rope === undefined
-      ? [q, k, v]
-      : [this.#rope.apply(q, positions), this.#rope.apply(k, positions), v];
-  }
-  #rotateBack(
-    gradients: readonly Tensor<FloatDType>[],
-    positions: Positions | undefined,
-  ): readonly Tensor<FloatDType>[] {
-    return this.#rope === undefined
-      ? gradients
-      : gradients.map((d) => this.#rope!.applyBackward(d, positions));
+    return extendGradients(layerGradients(heads.x as Floats, new Map(named)), {
+      ...(heads.context && { context: heads.context as Floats }),
+      ...(pass.full && { past: { k: dk!.past.contiguous() as Floats, v: dv!.past.contiguous() as Floats } }),
+      ...(pass.mask && { attnMask: maskGradient(inner.attnMask!, pass.mask) }),
+    });
   }
   #scoreOptions(): ScoreOptions {
-    const { isCausal, window, softcap, scale } = this.config;
+    const { isCausal, window, softcap, scale } = this.#config;
     return {
       isCausal,
       window: window ?? undefined,
@@ -266,17 +291,16 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
     };
   }
   [Symbol.dispose](): void {
-    this.#qkv[Symbol.dispose]();
+    this.#heads[Symbol.dispose]();
     this.#out[Symbol.dispose]();
     if (this.#ownsRope) this.#rope?.[Symbol.dispose]();
     for (const t of this.parameters.values()) t[Symbol.dispose]();
   }
 }
-/** What a forward pass leaves for its backward pass. */
-interface Pass {
-  readonly x: Tensor;
-  readonly projected: Heads;
-  readonly positions: Positions | undefined;
-  readonly inner: AttentionVjp;
-  readonly attended: Tensor; // [B, S, Hq * D]
+/** What attends in one call. */
+interface Prepared {
+  readonly q: Floats; // [B, S, Hq, D]
+  readonly keys: JoinedKeysValues; // [B, Sk, Hkv, D]
+  readonly rules: AttentionOptions;
+  readonly pass: HeadsPass;
 }

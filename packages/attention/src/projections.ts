@@ -18,6 +18,8 @@ export interface LinearParameters {
 /** Gradients of {@link Projections}: of x, and of each map's weight and bias. */
 export interface ProjectionGradients {
   readonly x: Tensor;
+  /** Of the stacked weight and bias; present when one product serves all maps. */
+  readonly merged?: { readonly weight: Tensor; readonly bias: Tensor };
   /** `bias` is what a bias would have; callers without one leave it. */
   readonly parts: readonly { readonly weight: Tensor; readonly bias: Tensor }[];
 }
@@ -60,12 +62,20 @@ function apply(x: Tensor<FloatDType>, { weight, bias }: LinearParameters): Tenso
  */
 export class Projections {
   readonly #parts: readonly LinearParameters[];
+  readonly #rows: readonly number[]; // of each map's weight
   readonly #merged: LinearParameters | undefined;
+  readonly #owned: readonly Tensor[]; // handles on merged memory that were made here
 
-  /** Keeps the given handles, which stay the caller's to dispose. */
-  constructor(parts: readonly LinearParameters[]) {
+  /**
+   * Keeps the given handles, which stay the caller's to dispose. With `rows`, `parts` is one map whose output is
+   * cut into pieces of so many.
+   */
+  constructor(parts: readonly LinearParameters[], rows?: readonly number[]) {
     this.#parts = parts;
-    this.#merged = parts.length > 1 ? merge(parts) : undefined;
+    this.#rows = rows ?? parts.map(({ weight }) => weight.shape[0]!);
+    const found = parts.length > 1 ? merge(parts) : undefined;
+    this.#merged = rows === undefined ? found : parts[0];
+    this.#owned = [found?.weight, found?.bias].filter((t) => t !== undefined);
   }
   /** Whether one product serves all maps. */
   get isMerged(): boolean {
@@ -83,7 +93,8 @@ export class Projections {
     if (this.#merged !== undefined) {
       const all = linearBackward(x, this.#merged.weight, concat(dOut, -1));
       const biases = this.#cut(all.bias, 0);
-      return { x: all.x, parts: this.#cut(all.weight, 0).map((weight, i) => ({ weight, bias: biases[i]! })) };
+      const parts = this.#cut(all.weight, 0).map((weight, i) => ({ weight, bias: biases[i]! }));
+      return { x: all.x, merged: { weight: all.weight, bias: all.bias }, parts };
     }
     const each = this.#parts.map((p, i) => linearBackward(x, p.weight, dOut[i]!));
     const [first, ...others] = each;
@@ -93,11 +104,10 @@ export class Projections {
   /** Slices of t along an axis, as long as each map's output. */
   #cut(t: Tensor, axis: number): Tensor[] {
     let at = 0;
-    return this.#parts.map(({ weight }) => t.slice(axis, at, (at += weight.shape[0]!)));
+    return this.#rows.map((rows) => t.slice(axis, at, (at += rows)));
   }
   /** Frees the handles on merged memory. */
   [Symbol.dispose](): void {
-    this.#merged?.weight[Symbol.dispose]();
-    this.#merged?.bias?.[Symbol.dispose]();
+    for (const t of this.#owned) t[Symbol.dispose]();
   }
 }

@@ -1,95 +1,80 @@
 import {
   accumulatorOf,
+  add,
   adopt,
-  allocate,
   arange,
   ArgumentError,
-  copyInto,
   DisposedError,
-  DTYPES,
-  type Engine,
   type FloatDType,
+  gather,
+  hostIntegers,
+  maskZero,
+  recheck,
   rope,
   ropeBackward,
   scope,
+  ShapeError,
   show,
   tensor,
   type Tensor,
-  unscoped,
 } from "@heed/tensor";
 import { positive, wholeNumber } from "./check.ts";
-import { ropeFrequencies, type RopeScaling } from "./rope-scaling.ts";
+import {
+  axisOfPairs,
+  resolveRopeOptions,
+  type RotaryEmbeddingConfig,
+  type RotaryEmbeddingOptions,
+} from "./rope-options.ts";
+import { decisiveLength, ropeAttentionFactor, ropeFrequencies, variesByCall } from "./rope-scaling.ts";
+import { type RopeAngles, type RopeTable, type RopeTableKey, RopeTables, tokenTable } from "./rope-tables.ts";
 
-/** Options of {@link RotaryEmbedding}. */
-export interface RotaryEmbeddingOptions {
-  /** Components of a head that turn: even, at most the head size; the rest passes through. */
-  readonly rotaryDim: number;
-  /** Default 10000. */
-  readonly base?: number | undefined;
-  /**
-   * "half" (default): pairs (j, j + rotaryDim / 2), as Hugging Face stores weights. "interleaved": (2j, 2j +
-   * 1), as Meta does.
-   */
-  readonly pairing?: "half" | "interleaved" | undefined;
-  /**
-   * Positions from this on are errors. Default 2^20. The tables grow up to it as positions call for, so a
-   * large one costs nothing.
-   */
-  readonly maxPositions?: number | undefined;
-  /** Default none. */
-  readonly scaling?: RopeScaling | undefined;
-}
-/** Options with their defaults filled in, as plain JSON. */
-export type RotaryEmbeddingConfig = {
-  readonly [K in keyof RotaryEmbeddingOptions]-?: Exclude<RotaryEmbeddingOptions[K], undefined>;
-};
+export type { RotaryEmbeddingConfig, RotaryEmbeddingOptions } from "./rope-options.ts";
+
 /**
  * Where tokens stand: int32 [B, S], or [S] for all sequences alike, or the number of the first token's
- * position.
+ * position. With `sections` also int32 [3, B, S]: frames, rows and columns.
  */
 export type Positions = number | Tensor<"int32">;
 
-interface Tables {
-  readonly engine: Engine;
-  readonly dtype: "float32" | "float64";
-  readonly cos: Tensor; // [rows, rotaryDim / 2]
-  readonly sin: Tensor;
+/** The rows of a table that tokens turn by. */
+interface Located extends RopeTable {
+  readonly positions: Tensor<"int32">; // [B, S] or [S]
 }
-const FIRST_ROWS = 256; // a table of 256 rows takes 128 KiB for heads of 128
-const CHUNK_ROWS = 4096; // rows computed at a time: the host holds no more than that besides the tables
-
 /**
  * Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pairs of components turn by position *
  * frequency. Angles are computed in float64 and their cosines and sines rounded once to float32 (float64 for
  * float64 tensors). The tables are kept per engine and dtype and grow by doubling. May be shared by layers.
  */
 export class RotaryEmbedding {
-  readonly #options: RotaryEmbeddingConfig;
-  readonly #frequencies: Float64Array;
-  readonly #tables: Tables[] = [];
+  #options: RotaryEmbeddingConfig;
+  readonly #axes: readonly number[];
+  readonly #tables: RopeTables;
   #disposed = false;
 
   /** Throws ArgumentError. */
   constructor(options: RotaryEmbeddingOptions) {
-    const { base = 10000, pairing = "half", maxPositions = 2 ** 20, scaling = { type: "none" } } = options;
-    const rotaryDim = wholeNumber("RotaryEmbedding", "rotaryDim", options.rotaryDim, 2);
-    if (rotaryDim % 2 !== 0)
-      throw new ArgumentError(`[RotaryEmbedding] rotaryDim must be even; got ${rotaryDim}`, { rotaryDim });
-    positive("RotaryEmbedding", "base", base);
-    wholeNumber("RotaryEmbedding", "maxPositions", maxPositions, 1, 2 ** 31);
-    if (pairing !== "half" && pairing !== "interleaved") {
-      throw new ArgumentError(
-        `[RotaryEmbedding] pairing must be "half" or "interleaved"; got ${String(pairing)}`,
-        { pairing },
-      );
-    }
-    this.#frequencies = ropeFrequencies(rotaryDim, base, scaling);
-    this.#options = { rotaryDim, base, pairing, maxPositions, scaling };
+    this.#options = resolveRopeOptions(options);
+    const { rotaryDim, maxPositions, sections } = this.#options;
+    this.#axes = sections === null ? new Array<number>(rotaryDim / 2).fill(0) : axisOfPairs(sections);
+    this.#tables = new RopeTables((length) => this.#angles(length), maxPositions);
     adopt(this);
   }
   /** The options with their defaults filled in. */
   get options(): RotaryEmbeddingConfig {
     return this.#options;
+  }
+  /**
+   * From now on positions are divided by `factor` (position interpolation, Chen et al. 2023,
+   * arXiv:2306.15595), on top of the scaling that there is: it sets the option `positionFactor`, so the same
+   * factor again changes nothing, and 1 undoes it. Amplitudes stay. Keys in a cache and recorded tapes keep
+   * the angles they were made with, and a pass would go back by others than it came: call it between passes
+   * and sequences, not within. Throws ArgumentError.
+   */
+  scaleRope(factor: number): void {
+    positive("RotaryEmbedding", "factor", factor);
+    if (factor === this.#options.positionFactor) return;
+    this.#options = { ...this.#options, positionFactor: factor };
+    this.#tables.clear();
   }
   /**
    * x [B, S, H, D] (or [T, H, D]) turned at the given positions; position 0 first by default. Throws
@@ -105,79 +90,114 @@ export class RotaryEmbedding {
   }
   #turn<D extends FloatDType>(turn: typeof rope, x: Tensor<D>, where: Positions): Tensor<D> {
     return scope(() => {
-      const S = x.shape[x.rank - 3] ?? 0;
-      if (typeof where === "number")
-        wholeNumber("RotaryEmbedding", "positions", where, 0, this.#options.maxPositions);
-      const positions = typeof where === "number" ? arange(where, where + S, 1, { engine: x.engine }) : where;
-      const rows = typeof where === "number" ? where + S : this.#rowsFor(where);
-      const { cos, sin } = this.#tablesOf(x.engine, accumulatorOf(x.dtype), rows);
+      const { cos, sin, positions } = this.#locate(x, where);
       return turn(x, cos, sin, { positions, pairing: this.#options.pairing });
     });
   }
-  /**
-   * One more than the largest position; off the host, where positions cannot be read in time, all that are
-   * allowed.
-   */
-  #rowsFor(positions: Tensor<"int32">): number {
+  #locate(x: Tensor, where: Positions): Located {
+    if (this.#disposed)
+      throw new DisposedError("[RotaryEmbedding] was disposed; keep it alive as long as its layers");
+    const { scaling, maxPositions } = this.#options;
+    const S = x.shape[x.rank - 3] ?? 0;
+    if (typeof where === "number") wholeNumber("RotaryEmbedding", "positions", where, 0, maxPositions);
+    else this.#check(x, where);
+    const used = typeof where === "number" ? where + S : this.#lengthOf(where);
+    if (used !== undefined && used > maxPositions) {
+      throw new ArgumentError(
+        `[RotaryEmbedding] position ${used - 1} is not below maxPositions ${maxPositions}; raise that option`,
+        { position: used - 1, maxPositions },
+      );
+    }
+    const positions = typeof where === "number" ? arange(where, where + S, 1, { engine: x.engine }) : where;
+    const length = decisiveLength(scaling, used);
+    if (typeof where !== "number")
+      recheck([where], ([given]) => this.#sameLength(given as Tensor<"int32">, length));
+    const key = { engine: x.engine, dtype: accumulatorOf(x.dtype as FloatDType), length };
+    if (variesByCall(scaling, length)) return this.#ownTable(key, positions);
+    const table = this.#tables.get(key, used ?? maxPositions);
+    return positions.rank === 3 ? this.#bySections(key, table, positions) : { ...table, positions };
+  }
+  #check(x: Tensor, positions: Tensor<"int32">): void {
     positions.check();
+    const [B, S] = [x.rank === 3 ? 1 : (x.shape[0] ?? 0), x.shape[x.rank - 3] ?? 0];
     if (positions.dtype !== "int32") {
       throw new ArgumentError(`[RotaryEmbedding] positions must be int32[B, S]; got ${show(positions)}`, {
         dtype: positions.dtype,
       });
     }
-    if (positions.engine.device !== "cpu") return this.#options.maxPositions;
-    return positions.contiguous().data.reduce((rows, p) => Math.max(rows, p + 1), 0);
-  }
-  #tablesOf(engine: Engine, dtype: Tables["dtype"], rows: number): Tables {
-    const { maxPositions } = this.#options;
-    if (this.#disposed)
-      throw new DisposedError("[RotaryEmbedding] was disposed; keep it alive as long as its layers");
-    if (rows > maxPositions) {
-      throw new ArgumentError(
-        `[RotaryEmbedding] position ${rows - 1} is not below maxPositions ${maxPositions}; raise that option`,
-        {
-          position: rows - 1,
-          maxPositions,
-        },
+    if (positions.rank < 3) return; // the rotation itself checks these
+    if (this.#options.sections === null || positions.shape.join() !== [3, B, S].join()) {
+      const needed = this.#options.sections === null ? "without sections" : `or [3, ${B}, ${S}]`;
+      throw new ShapeError(
+        `[RotaryEmbedding] positions must be int32[${B}, ${S}] ${needed}; got ${show(positions)}`,
+        { positions: positions.shape },
       );
     }
-    const at = this.#tables.findIndex((t) => t.engine === engine && t.dtype === dtype);
-    const old = this.#tables[at];
-    if (old !== undefined && rows <= old.cos.shape[0]!) return old;
-    let length = old?.cos.shape[0] ?? Math.min(FIRST_ROWS, maxPositions);
-    while (length < rows) length = Math.min(2 * length, maxPositions);
-    const grown = unscoped(() => scope(() => this.#build(engine, dtype, length, old)));
-    if (old === undefined) this.#tables.push(grown);
-    else this.#tables[at] = grown;
-    old?.cos[Symbol.dispose]();
-    old?.sin[Symbol.dispose]();
-    return grown;
   }
-  /** Tables of `length` rows; the rows of `old` are copied, not computed again. */
-  #build(engine: Engine, dtype: Tables["dtype"], length: number, old: Tables | undefined): Tables {
-    const half = this.#frequencies.length;
-    const make = (f: (angle: number) => number, before: Tensor | undefined): Tensor => {
-      const table = allocate(engine, dtype, [length, half]);
-      let row = before?.shape[0] ?? 0;
-      if (before !== undefined) copyInto(before, table.slice(0, 0, row));
-      while (row < length) {
-        const n = Math.min(CHUNK_ROWS, length - row);
-        const values = new DTYPES[dtype].array(n * half);
-        for (let i = 0; i < values.length; i++)
-          values[i] = f((row + Math.floor(i / half)) * this.#frequencies[i % half]!);
-        copyInto(tensor(values, [n, half], { dtype, engine }), table.slice(0, row, row + n));
-        row += n;
-      }
-      return table;
+  /** One more than the largest position; undefined off the host, where positions cannot be read in time. */
+  #lengthOf(positions: Tensor<"int32">): number | undefined {
+    if (positions.engine.device !== "cpu") return undefined;
+    let [low, high] = [0, -1];
+    const values = hostIntegers(positions) as ArrayLike<number>;
+    for (let i = 0; i < values.length; i++) {
+      low = Math.min(low, values[i]!);
+      high = Math.max(high, values[i]!);
+    }
+    if (low < 0) throw new ArgumentError(`[RotaryEmbedding] position ${low} is below 0`, { position: low });
+    return high + 1;
+  }
+  /** For replays of a tape, which has the table for one decisive length. Throws ArgumentError. */
+  #sameLength(positions: Tensor<"int32">, recorded: number): void {
+    const length = decisiveLength(this.#options.scaling, this.#lengthOf(positions));
+    if (length === recorded) return;
+    throw new ArgumentError(
+      `[RotaryEmbedding] the tape was recorded with the frequencies for length ${recorded}, and these positions need those for ${length}; record again`,
+      { recorded, length },
+    );
+  }
+  #angles(length: number): RopeAngles {
+    const { rotaryDim, base, scaling, positionFactor } = this.#options;
+    const frequencies = ropeFrequencies(rotaryDim, base, scaling, length);
+    return {
+      frequencies: frequencies.map((f) => f / positionFactor),
+      amplitude: ropeAttentionFactor(scaling),
     };
-    return { engine, dtype, cos: make(Math.cos, old?.cos), sin: make(Math.sin, old?.sin) };
+  }
+  /** A row for each token of a call whose frequencies no other call shares. */
+  #ownTable(key: RopeTableKey, positions: Tensor<"int32">): Located {
+    const shape = positions.rank === 3 ? positions.shape.slice(1) : positions.shape;
+    const tokens = shape.reduce((n, d) => n * d, 1);
+    const flat = positions.contiguous().data;
+    const axes = positions.rank === 3 ? this.#axes : [];
+    const at = (token: number, pair: number): number => flat[(axes[pair] ?? 0) * tokens + token]!;
+    const table = tokenTable(key, this.#angles(key.length), tokens, at);
+    return { ...table, positions: arange(0, tokens, 1, { engine: key.engine }).reshape(shape) };
+  }
+  /** A row for each token, whose pairs come from the rows of its three positions [3, B, S]. */
+  #bySections({ engine }: RopeTableKey, table: RopeTable, positions: Tensor<"int32">): Located {
+    const shape = positions.shape.slice(1);
+    const tokens = shape.reduce((n, d) => n * d, 1);
+    const masks = [0, 1, 2].map((axis) =>
+      tensor(
+        Uint8Array.from(this.#axes, (a) => Number(a === axis)),
+        [this.#axes.length],
+        { dtype: "bool", engine },
+      ),
+    );
+    const pick = (from: Tensor): Tensor =>
+      masks
+        .map((mask, axis) => maskZero(gather(from, positions.select(0, axis)) as Tensor<"float32">, mask))
+        .reduce((sum, part) => add(sum, part))
+        .reshape([tokens, this.#axes.length]);
+    return {
+      cos: pick(table.cos),
+      sin: pick(table.sin),
+      positions: arange(0, tokens, 1, { engine }).reshape(shape),
+    };
   }
   /** Frees the tables. Calling it again does nothing. */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    for (const { cos, sin } of this.#tables.splice(0)) {
-      cos[Symbol.dispose]();
-      sin[Symbol.dispose]();
-    }
+    this.#tables.clear();
   }
 }

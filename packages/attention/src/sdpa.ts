@@ -34,7 +34,14 @@ export interface ScaledDotProductAttentionAttributes
 /** What a call of {@link ScaledDotProductAttention} may add; see `AttentionOptions` of @heed/tensor. */
 export type ScaledDotProductAttentionCall = Pick<
   AttentionVjpOptions,
-  "attnMask" | "attnMaskGradient" | "kvLengths" | "queryOffset" | "alibiSlopes" | "sinks" | "fused"
+  | "attnMask"
+  | "attnMaskGradient"
+  | "kvLengths"
+  | "queryOffset"
+  | "alibiSlopes"
+  | "sinks"
+  | "dropout"
+  | "fused"
 >;
 /**
  * Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) as a module without parameters. The

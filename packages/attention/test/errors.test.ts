@@ -38,6 +38,17 @@ const OPTIONS: readonly (readonly [ErrorClass, string, Partial<GroupedQueryAtten
   [ArgumentError, "softcap must be a finite number above 0; got 0", { softcap: 0 }],
   [ArgumentError, "scale must be finite; got NaN", { scale: NaN }],
   [ArgumentError, "eps must be a finite number of at least 0; got -1", { qkNorm: { eps: -1 } }],
+  [
+    ArgumentError,
+    'qkNorm.over must be "head" or "projection"; got all',
+    { qkNorm: { over: "all" as never } },
+  ],
+  [ArgumentError, "bias.v must be false", { tiedValue: true, bias: { q: true, k: true, v: true, o: true } }],
+  [ArgumentError, "they must agree; got true, false and false", { mergedQkv: true }],
+  [ArgumentError, "contextSize must be a whole number of at least 1; got 0", { contextSize: 0 }],
+  [ArgumentError, "mergedQkv needs one input", { mergedQkv: true, bias: false, contextSize: 4 }],
+  [ArgumentError, "rotateContext needs contextSize", { rotateContext: true }],
+  [ArgumentError, "rotateContext needs rope", { rotateContext: true, contextSize: 4, rope: null }],
   [ArgumentError, "layerIndex must be a whole number of at least 0; got -1", { layerIndex: -1 }],
 ];
 
@@ -69,6 +80,10 @@ describe.each(engines)("errors of GroupedQueryAttention on %s", (name) => {
         'parameter "k_proj.weight" of shape [4, 8] is missing',
       );
       expect(build({ "q_proj.bias": undefined })).toThrow('"q_proj.bias"');
+      const merged = { ...SMALL, bias: false, mergedQkv: true };
+      expect(() => GroupedQueryAttention.fromParameters(merged, good)).toThrow(
+        'no parameter "q_proj.weight" under these options; they call for qkv_proj.weight, o_proj.weight',
+      );
       expect(build({ "k_proj.bias": zeros([4], { engine }) })).toThrow('no parameter "k_proj.bias"');
       expect(build({ sinks: zeros([4], { engine }) })).toThrow(ArgumentError);
       expect(build({ "v_proj.weight": zeros([8, 4], { engine }) })).toThrow(ShapeError);

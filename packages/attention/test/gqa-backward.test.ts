@@ -1,9 +1,9 @@
 import "@heed/engine-cpu";
-import { getEngine, scope, toFloat64 } from "@heed/tensor";
+import { getEngine, scope, type Tensor, toFloat64 } from "@heed/tensor";
 import { assertClose, checkDirectionalGradient, checkGradient, createRng, dotProduct } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { type GroupedQueryAttention, type LayerGradients } from "../src/index.ts";
+import { type GroupedQueryAttention, type GroupedQueryAttentionGradients } from "../src/index.ts";
 import { engines } from "./engines.ts";
 import { gqaOracle } from "./support/oracle.ts";
 import {
@@ -51,15 +51,54 @@ function gradients(
     const engine = getEngine(name);
     const shape = [problem.B, problem.S, problem.options.hiddenSize];
     const layer = layerOf(problem, values.parameters, "float64", engine);
-    const pass = layer.vjp(upload(values.x, shape, "float64", engine), callOptions(problem, values, engine));
+    const pass = layer.vjp(upload(values.x, shape, "float64", engine), {
+      ...callOptions(problem, values, engine),
+      attnMaskGradient: problem.mask === "float",
+    });
     return flat(pass.backward(upload(dOut, shape, "float64", engine)));
   });
 }
-function flat({ input, parameters }: LayerGradients): Map<string, Float64Array> {
-  return new Map([
-    ["input", toFloat64(input)],
-    ...[...parameters].map(([name, t]) => [name, toFloat64(t)] as const),
-  ]);
+function flat({
+  input,
+  parameters,
+  past,
+  context,
+  attnMask,
+}: GroupedQueryAttentionGradients): Map<string, Float64Array> {
+  const all: (readonly [string, Tensor | undefined])[] = [
+    ["input", input],
+    ...parameters,
+    ["past.k", past?.k],
+    ["past.v", past?.v],
+    ["context", context],
+    ["attnMask", attnMask],
+  ];
+  return new Map(all.flatMap(([name, t]) => (t === undefined ? [] : [[name, toFloat64(t)] as const])));
+}
+/** Names of everything that a problem has a gradient of. */
+function namesOf(problem: Problem): string[] {
+  const { past, context, mask } = problem;
+  return [
+    "input",
+    ...shapesOf(problem).keys(),
+    ...(past ? ["past.k", "past.v"] : []),
+    ...(context ? ["context"] : []),
+    ...(mask === "float" ? ["attnMask"] : []),
+  ];
+}
+/** A problem's value by its gradient's name, and the values with another in its place. */
+function valueOf(values: Values, name: string): Float64Array {
+  const { x, past, context, mask, parameters } = values;
+  const others = { input: x, "past.k": past?.k, "past.v": past?.v, context, attnMask: mask };
+  return (others as Record<string, Float64Array | undefined>)[name] ?? parameters.get(name)!;
+}
+function withValue(values: Values, name: string, moved: Float64Array): Values {
+  if (name === "input") return { ...values, x: moved };
+  if (name === "past.k" || name === "past.v")
+    return { ...values, past: { ...values.past!, [name.slice(5)]: moved } };
+  if (name === "context") return { ...values, context: moved };
+  if (name === "attnMask") return { ...values, mask: moved };
+  return { ...values, parameters: new Map(values.parameters).set(name, moved) };
 }
 /** The oracle's sum(dOut * output) as a function of one of the values. */
 function objective(
@@ -68,13 +107,7 @@ function objective(
   dOut: Float64Array,
   name: string,
 ): (moved: Float64Array) => number {
-  return (moved) => {
-    const at =
-      name === "input"
-        ? { ...values, x: moved }
-        : { ...values, parameters: new Map(values.parameters).set(name, moved) };
-    return dotProduct(dOut, gqaOracle(problem, at));
-  };
+  return (moved) => dotProduct(dOut, gqaOracle(problem, withValue(values, name, moved)));
 }
 function upstream(problem: Problem): Float64Array {
   return createRng(problem.seed + 1).normalArray(problem.B * problem.S * problem.options.hiddenSize);
@@ -89,9 +122,9 @@ describe.each(engines)("gradients of GroupedQueryAttention on %s", (name) => {
         const values = valuesOf(problem);
         const dOut = upstream(problem);
         const found = gradients(problem, values, dOut, name);
-        expect([...found.keys()]).toEqual(["input", ...shapesOf(problem).keys()]);
+        expect([...found.keys()]).toEqual(namesOf(problem));
         for (const [key, gradient] of found) {
-          const at = key === "input" ? values.x : values.parameters.get(key)!;
+          const at = valueOf(values, key);
           // The norm of a near-zero head bends the function, so the step is small; that costs 2 of 10 digits.
           checkDirectionalGradient(objective(problem, values, dOut, key), at, gradient, {
             name: key,
@@ -122,12 +155,34 @@ describe.each(engines)("gradients of GroupedQueryAttention on %s", (name) => {
       ),
     ],
     ["biases of some projections only", full({ bias: { q: true, k: false, v: true, o: false } })],
+    [
+      "merged weight, norm of the projection, past of different lengths, documents",
+      full(
+        { mergedQkv: true, qkNorm: { over: "projection" }, window: null },
+        {
+          past: { P: 4, lengths: [4, 2] },
+          documents: { x: [1, 1, 2, 2, 2, 0, 0, 0, 1, 1], past: [0, 1, 1, 1, 0, 0, 1, 1], context: [] },
+          mask: "float",
+        },
+      ),
+    ],
+    [
+      "tied value, past",
+      full({ tiedValue: true, bias: { q: true, k: true, v: false, o: true } }, { past: { P: 3 } }),
+    ],
+    [
+      "cross attention over a past and a context of different lengths, rotated",
+      full(
+        { contextSize: 5, rotateContext: true, isCausal: false, window: null },
+        { past: { P: 2, lengths: [1, 2] }, context: { rows: 4, position: 7 }, kvLengths: [4, 3] },
+      ),
+    ],
   ] as const) {
     test(`are right in every coordinate: ${what}`, () => {
       const values = valuesOf(problem);
       const dOut = upstream(problem);
       for (const [key, gradient] of gradients(problem, values, dOut, name)) {
-        const at = key === "input" ? values.x : values.parameters.get(key)!;
+        const at = valueOf(values, key);
         checkGradient(objective(problem, values, dOut, key), at, gradient, {
           name: key,
           h: 2 ** -12,

@@ -1,5 +1,14 @@
 import "@heed/engine-cpu";
-import { ArgumentError, concat, getEngine, scope, ShapeError, type Tensor, toFloat64 } from "@heed/tensor";
+import {
+  ArgumentError,
+  concat,
+  getEngine,
+  scope,
+  ShapeError,
+  tensor,
+  type Tensor,
+  toFloat64,
+} from "@heed/tensor";
 import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import { GroupedQueryAttention, type GroupedQueryAttentionOptions } from "../src/index.ts";
@@ -23,6 +32,13 @@ const KINDS: Readonly<Record<string, GroupedQueryAttentionOptions>> = {
     window: { left: 4 },
   },
   "multi-query": { ...BASE, numKvHeads: 1, rope: {}, scale: 0.7 },
+  "tied value, norm of the projection": {
+    ...BASE,
+    rope: {},
+    tiedValue: true,
+    qkNorm: { over: "projection" },
+  },
+  "merged weight, no rotation": { ...BASE, mergedQkv: true, bias: true },
   "second layer of a cache": { ...BASE, rope: {}, layerIndex: 1 },
 };
 const DTYPES = ["float64", "float32", "float16", "bfloat16"] as const;
@@ -167,7 +183,23 @@ describe.each(engines)("GroupedQueryAttention over a paged cache on %s", (name) 
       const x = upload(tokens(3), [1, 3, HIDDEN], "float64", engine);
       expect(() => layer.forward(x, { cache: pages.step([2, 0, 0]) })).toThrow(ShapeError);
       expect(() => layer.forward(x, { cache: pages.step([3, 0, 0]), positions: 0 })).toThrow(ArgumentError);
-      expect(() => layer.vjp(x, { cache: pages.step([3, 0, 0]) } as object)).toThrow(ArgumentError);
+      const kv = upload(new Float64Array(8), [1, 1, 2, 4], "float64", engine);
+      const documents = tensor(new Int32Array(3), [1, 3], { dtype: "int32", engine });
+      for (const given of [{ past: { k: kv, v: kv } }, { documents }] as const) {
+        const call = { ...given, cache: pages.step([0, 0, 0]) };
+        expect(() => layer.forward(x.slice(1, 0, 0) as typeof x, call)).toThrow("exclude each other");
+      }
+      const cross = GroupedQueryAttention.create({ ...BASE, contextSize: 4, engine, dtype: "float64" });
+      expect(() => cross.forward(x.slice(1, 0, 0) as typeof x, { cache: pages.step([0, 0, 0]) })).toThrow(
+        "a layer with contextSize takes no cache",
+      );
+      const cached = { cache: pages.step([3, 0, 0]) } as object;
+      for (const call of [
+        () => layer.vjp(x, cached),
+        () => layer.scores(x, cached),
+        () => layer.forwardWithPresent(x, cached),
+      ])
+        expect(call).toThrow("takes no cache");
     });
   });
 });

@@ -16,7 +16,7 @@ function output(problem: Problem, name: string, dtype: "float64" | "float32"): F
     const values = valuesOf(problem);
     const layer = layerOf(problem, values.parameters, dtype, engine);
     const x = upload(values.x, [problem.B, problem.S, problem.options.hiddenSize], dtype, engine);
-    return toFloat64(layer.forward(x, callOptions(problem, values, engine)));
+    return toFloat64(layer.forward(x, callOptions(problem, values, engine, dtype)));
   });
 }
 describe.each(engines)("GroupedQueryAttention on %s", (name) => {

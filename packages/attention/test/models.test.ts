@@ -9,7 +9,7 @@ import {
   type ModelCase,
 } from "@heed/testkit";
 import { describe, test } from "bun:test";
-import { GroupedQueryAttention, type GroupedQueryAttentionOptions } from "../src/index.ts";
+import { GroupedQueryAttention, type GroupedQueryAttentionOptions, type RopeScaling } from "../src/index.ts";
 import { engines } from "./engines.ts";
 import { upload } from "./support/problem.ts";
 import { createPages } from "./support/reader.ts";
@@ -22,7 +22,12 @@ interface Config {
   readonly head_dim: number;
   readonly rope_theta: number;
   readonly rope_interleaved: boolean;
-  readonly rope_scaling?: unknown;
+  readonly rope_scaling?: {
+    readonly rope_type: string;
+    readonly factor: number;
+    readonly original_max_position_embeddings: number;
+    readonly truncate: boolean;
+  } | null;
   readonly sliding_window?: number | null;
   readonly attn_logit_softcapping?: number | null;
   readonly query_pre_attn_scalar?: number | null;
@@ -32,13 +37,28 @@ interface Config {
   readonly attention_bias?: boolean;
   readonly attention_sinks?: boolean;
 }
+/** gpt-oss's, the only scaling among these models. */
+function scalingOf(s: Config["rope_scaling"]): RopeScaling | undefined {
+  if (s === null || s === undefined) return undefined;
+  if (s.rope_type !== "yarn") throw new TypeError(`no test reads rope_type ${s.rope_type}`);
+  return {
+    type: "yarn",
+    factor: s.factor,
+    originalMaxPositions: s.original_max_position_embeddings,
+    truncate: s.truncate,
+  };
+}
 function optionsOf(c: Config): GroupedQueryAttentionOptions {
   return {
     hiddenSize: c.hidden_size,
     numHeads: c.num_attention_heads,
     numKvHeads: c.num_key_value_heads,
     headDim: c.head_dim,
-    rope: { base: c.rope_theta, pairing: c.rope_interleaved ? "interleaved" : "half" },
+    rope: {
+      base: c.rope_theta,
+      pairing: c.rope_interleaved ? "interleaved" : "half",
+      scaling: scalingOf(c.rope_scaling),
+    },
     bias: c.attention_bias,
     sinks: c.attention_sinks,
     softcap: c.attn_logit_softcapping,
@@ -49,9 +69,7 @@ function optionsOf(c: Config): GroupedQueryAttentionOptions {
 }
 const folder = findVectors(import.meta.dir);
 const set = folder === undefined ? undefined : loadModelVectors(folder);
-const covered = (set?.cases ?? []).filter(
-  ({ model, config }) => ["llama3", "gemma", "gpt_oss"].includes(model) && !config["rope_scaling"],
-);
+const covered = (set?.cases ?? []).filter(({ model }) => ["llama3", "gemma", "gpt_oss"].includes(model));
 if (set === undefined) test.skip("model vectors: no shared/conformance beside the checkout", () => {});
 
 describe.each(engines)("published models on %s", (name) => {

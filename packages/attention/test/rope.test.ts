@@ -177,13 +177,8 @@ describe.each(engines)("RotaryEmbedding on %s", (name) => {
   });
 });
 test("options that make no rotation are errors that name them", () => {
-  const llama3 = {
-    type: "llama3",
-    factor: 8,
-    lowFreqFactor: 1,
-    highFreqFactor: 4,
-    originalMaxPositions: 8192,
-  } as const;
+  const sections = (pairs: unknown, order?: unknown): RotaryEmbeddingOptions =>
+    ({ rotaryDim: 12, sections: { pairs, order } }) as RotaryEmbeddingOptions;
   const bad: readonly (readonly [string, RotaryEmbeddingOptions])[] = [
     ["rotaryDim must be even; got 3", { rotaryDim: 3 }],
     ["rotaryDim must be a whole number of at least 2; got 0", { rotaryDim: 0 }],
@@ -191,26 +186,15 @@ test("options that make no rotation are errors that name them", () => {
     ["base must be a finite number above 0; got NaN", { rotaryDim: 4, base: NaN }],
     ["maxPositions must be a whole number from 1 to 2147483648; got 0", { rotaryDim: 4, maxPositions: 0 }],
     ['pairing must be "half" or "interleaved"; got other', { rotaryDim: 4, pairing: "other" as never }],
-    [
-      "scaling.type must be one of none, linear, llama3; got other",
-      { rotaryDim: 4, scaling: { type: "other" } as never },
-    ],
-    [
-      "scaling.type must be one of none, linear, llama3; got toString",
-      { rotaryDim: 4, scaling: { type: "toString" } as never },
-    ],
-    [
-      "scaling.factor must be a finite number above 0; got -1",
-      { rotaryDim: 4, scaling: { type: "linear", factor: -1 } },
-    ],
-    [
-      "scaling.factor must be a finite number above 0; got undefined",
-      { rotaryDim: 4, scaling: { type: "linear" } as never },
-    ],
-    [
-      "scaling.highFreqFactor must exceed lowFreqFactor; got 1 and 1",
-      { rotaryDim: 4, scaling: { ...llama3, highFreqFactor: 1 } },
-    ],
+    ["scaling.type must be one of none", { rotaryDim: 4, scaling: { type: "other" } as never }],
+    ["scaling.factor must be a finite", { rotaryDim: 4, scaling: { type: "linear", factor: -1 } }],
+    ["positionFactor must be a finite number above 0; got 0", { rotaryDim: 4, positionFactor: 0 }],
+    ["sections.pairs must add up to rotaryDim / 2 = 6; got 2, 2, 1", sections([2, 2, 1])],
+    ["sections.pairs must be three numbers; got 6", sections(6)],
+    ["sections.pairs must be three numbers; got 3,3", sections([3, 3])],
+    ["sections.pairs[1] must be a whole number of at least 0; got -1", sections([5, -1, 2])],
+    ["sections.pairs 1, 4, 1 cannot be interleaved", sections([1, 4, 1], "interleaved")],
+    ['sections.order must be "blocks" or "interleaved"; got other', sections([2, 2, 2], "other")],
   ];
   for (const [message, options] of bad) {
     expect(() => new RotaryEmbedding(options)).toThrow(ArgumentError);

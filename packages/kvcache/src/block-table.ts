@@ -42,8 +42,13 @@ export class TableMemory {
   readonly #engine: Engine;
   #held: Held<"int32">;
   host: Int32Array<ArrayBuffer>;
-  constructor(engine: Engine) {
+  /** Pages for which a table always has room, so that its parts stay in place; 0: as many as it lists. */
+  readonly fixedPages: number;
+  /** Whether a step uses it. */
+  inUse = false;
+  constructor(engine: Engine, fixedPages = 0) {
     this.#engine = engine;
+    this.fixedPages = fixedPages;
     this.#held = new Held(engine, "int32", 256);
     this.host = new Int32Array(256);
   }
@@ -99,7 +104,7 @@ export class StepTable implements PageTable {
     }
     this.epoch = epoch;
     this.#memory = memory;
-    this.#layout = layOut(entries.length, pages, T);
+    this.#layout = layOut(entries.length, Math.max(pages, memory.fixedPages), T);
     memory.reserve(this.#layout.total);
     this.#build(entries, pageSize);
     memory.upload(this.#layout.total);

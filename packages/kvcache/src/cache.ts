@@ -10,7 +10,8 @@ import {
 import { BlockPool } from "./block-pool.ts";
 import { checkCache } from "./check.ts";
 import { StateError } from "./errors.ts";
-import { HeldTensor } from "./held.ts";
+import { FixedTable, type FixedTableOptions } from "./fixed-table.ts";
+import { HeldColumns, HeldTensor } from "./held.ts";
 import { closeSequence, Sequence } from "./sequence.ts";
 import { type CacheLayout, type CacheState, requireLive, requireWhole } from "./state.ts";
 import { openStep, type Step, type StepRequest } from "./step.ts";
@@ -24,6 +25,11 @@ export interface KvCacheOptions {
   readonly headDim: number;
   /** Head size of values, Dv; default headDim. */
   readonly valueHeadDim?: number | undefined;
+  /**
+   * Values are the first valueHeadDim numbers of the key rows and take no memory of their own, as in the absorbed form of latent
+   * attention (DeepSeek-AI 2024, arXiv:2405.04434): a token takes Hkv * D numbers a layer. Default false.
+   */
+  readonly valuesInKeys?: boolean | undefined;
   /** Tokens of a page; default 64, the best on a CPU. */
   readonly pageSize?: number | undefined;
   /** Default float32. */
@@ -53,19 +59,22 @@ export interface CacheStats {
 
 function layoutOf(o: KvCacheOptions): CacheLayout {
   const { layers, numKvHeads, headDim, valueHeadDim = headDim, pageSize = 64, dtype = "float32" } = o;
+  const { valuesInKeys = false } = o;
   const sizes = { layers, numKvHeads, headDim, valueHeadDim, pageSize };
   for (const [name, value] of Object.entries(sizes)) requireWhole(value, 1, 2 ** 31 - 1, name);
+  if (valuesInKeys) requireWhole(valueHeadDim, 1, headDim, "valueHeadDim of values in keys");
   if (!Object.hasOwn(DTYPES, dtype) || !isFloat(dtype)) {
     throw new DTypeError(
       `[kvcache] dtype must be float64, float32, float16 or bfloat16; got ${String(dtype)}`,
       { dtype },
     );
   }
-  return { ...sizes, dtype };
+  return { ...sizes, valuesInKeys, dtype };
 }
 /** Bytes of one page over all layers, keys and values. */
 function bytesPerPage(l: CacheLayout): number {
-  return l.layers * l.numKvHeads * l.pageSize * (l.headDim + l.valueHeadDim) * DTYPES[l.dtype].bytes;
+  const width = l.headDim + (l.valuesInKeys ? 0 : l.valueHeadDim);
+  return l.layers * l.numKvHeads * l.pageSize * width * DTYPES[l.dtype].bytes;
 }
 /** Pages for sequences, from whichever limit was given. */
 function pageLimit(o: KvCacheOptions, layout: CacheLayout): number {
@@ -95,12 +104,17 @@ function allocatePages(
   count: number,
 ): Pick<CacheState, "kPages" | "vPages"> {
   const kPages: HeldTensor<FloatDType>[] = [];
-  const vPages: HeldTensor<FloatDType>[] = [];
+  const vPages: (HeldTensor<FloatDType> | HeldColumns<FloatDType>)[] = [];
   const shape = [count + 1, layout.numKvHeads, layout.pageSize];
   try {
     for (let layer = 0; layer < layout.layers; layer++) {
-      kPages.push(new HeldTensor(engine, layout.dtype, [...shape, layout.headDim]));
-      vPages.push(new HeldTensor(engine, layout.dtype, [...shape, layout.valueHeadDim]));
+      const keys = new HeldTensor(engine, layout.dtype, [...shape, layout.headDim]);
+      kPages.push(keys);
+      vPages.push(
+        layout.valuesInKeys
+          ? new HeldColumns(keys, layout.valueHeadDim)
+          : new HeldTensor(engine, layout.dtype, [...shape, layout.valueHeadDim]),
+      );
     }
     return { kPages, vPages };
   } catch (error) {
@@ -151,11 +165,17 @@ export class KvCache {
    * Room for new tokens of the given sequences, in any mix of prefill and decode; the step's rows are theirs one after the other, in
    * this order. All or nothing: OutOfMemoryError when the free pages do not suffice, ArgumentError for a sequence that is named
    * twice, belongs to another cache, or a number of tokens that is not whole and at least 0, StateError for a sequence in an open
-   * step, DisposedError; then nothing has changed.
+   * step, DisposedError; then nothing has changed. `table` puts the step's table into memory of the caller's, for tapes; errors then also
+   * when the step does not fit it.
    */
-  reserve(requests: readonly StepRequest[]): Step {
+  reserve(requests: readonly StepRequest[], options: { readonly table?: FixedTable | undefined } = {}): Step {
     requireLive(this.#state, "reserve");
-    return openStep(this.#state, requests);
+    return openStep(this.#state, requests, options.table);
+  }
+  /** Memory for the tables of steps of one shape, for `reserve`; see {@link FixedTable}. Throws ArgumentError, OutOfMemoryError. */
+  fixedTable(options: FixedTableOptions): FixedTable {
+    requireLive(this.#state, "fixedTable");
+    return new FixedTable(this.#state.engine, this.#state.pool.count, options);
   }
   /** Walks every invariant of the books in O(pages); throws InvariantError on the first that fails, DisposedError. */
   check(): void {

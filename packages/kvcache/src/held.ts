@@ -71,3 +71,27 @@ export class HeldTensor<D extends DType> {
     this.#held[Symbol.dispose]();
   }
 }
+
+/** The first `width` columns of another {@link HeldTensor}, in its memory. */
+export class HeldColumns<D extends DType> {
+  readonly #whole: HeldTensor<D>;
+  readonly #width: number;
+  #tensor: Tensor<D> | undefined;
+  constructor(whole: HeldTensor<D>, width: number) {
+    this.#whole = whole;
+    this.#width = width;
+  }
+  /** 0: the memory counts as the other's. */
+  get byteLength(): number {
+    return 0;
+  }
+  /** The view; made anew when a scope has disposed the last one. Throws DisposedError. */
+  get tensor(): Tensor<D> {
+    if (this.#tensor === undefined || this.#tensor.disposed)
+      this.#tensor = this.#whole.tensor.slice(-1, 0, this.#width);
+    return this.#tensor;
+  }
+  [Symbol.dispose](): void {
+    this.#tensor?.[Symbol.dispose]();
+  }
+}

@@ -1,7 +1,7 @@
 import { ArgumentError, DisposedError, type Engine, type FloatDType } from "@heed/tensor";
 import type { BlockPool } from "./block-pool.ts";
 import type { TableMemory } from "./block-table.ts";
-import type { HeldTensor } from "./held.ts";
+import type { HeldColumns, HeldTensor } from "./held.ts";
 
 /** What a cache stores for each token: sizes and dtype, defaults filled in. */
 export interface CacheLayout {
@@ -9,6 +9,8 @@ export interface CacheLayout {
   readonly numKvHeads: number;
   readonly headDim: number;
   readonly valueHeadDim: number;
+  /** Values are the first valueHeadDim numbers of the key rows. */
+  readonly valuesInKeys: boolean;
   readonly pageSize: number;
   readonly dtype: FloatDType;
 }
@@ -35,7 +37,7 @@ export interface CacheState {
   readonly layout: CacheLayout;
   readonly pool: BlockPool;
   readonly kPages: readonly HeldTensor<FloatDType>[]; // per layer [count + 1, Hkv, pageSize, D]
-  readonly vPages: readonly HeldTensor<FloatDType>[]; // per layer [count + 1, Hkv, pageSize, Dv]
+  readonly vPages: readonly (HeldTensor<FloatDType> | HeldColumns<FloatDType>)[]; // per layer [count + 1, Hkv, pageSize, Dv]
   readonly sequences: Set<SequenceState>;
   readonly steps: Set<OpenStep>;
   readonly idleTables: TableMemory[];

@@ -8,6 +8,7 @@ import {
 } from "@heed/tensor";
 import { StepTable, type TableEntry, TableMemory } from "./block-table.ts";
 import { StateError } from "./errors.ts";
+import { claimFixed, type FixedTable } from "./fixed-table.ts";
 import { requireOpen, type Sequence, stateOf } from "./sequence.ts";
 import { type CacheState, grown, pagesFor, requireLive, requireWhole } from "./state.ts";
 
@@ -70,11 +71,34 @@ function requireRoom(cache: CacheState, entries: readonly TableEntry[]): void {
     { needed, free, total },
   );
 }
+/** Memory for the step's table: the caller's, or one that no other step uses. */
+function takeMemory(
+  cache: CacheState,
+  entries: readonly TableEntry[],
+  table: FixedTable | undefined,
+): TableMemory {
+  let pages = 0;
+  for (const e of entries) pages += pagesFor(e.sequence.length + e.tokens, cache.layout.pageSize);
+  const memory =
+    table === undefined
+      ? (cache.idleTables.pop() ?? new TableMemory(cache.engine))
+      : claimFixed(table, entries, pages);
+  memory.inUse = true;
+  return memory;
+}
+function giveBack(cache: CacheState, memory: TableMemory): void {
+  memory.inUse = false;
+  if (memory.fixedPages === 0) cache.idleTables.push(memory);
+}
 /** Opens a step: all of its pages and its table, or an error and no change. See {@link KvCache.reserve}. */
-export function openStep(cache: CacheState, requests: readonly StepRequest[]): Step {
+export function openStep(
+  cache: CacheState,
+  requests: readonly StepRequest[],
+  table: FixedTable | undefined,
+): Step {
   const entries = entriesOf(cache, requests);
   requireRoom(cache, entries);
-  const memory = cache.idleTables.pop() ?? new TableMemory(cache.engine);
+  const memory = takeMemory(cache, entries, table);
   try {
     takePages(cache, entries);
     return new Step(
@@ -85,7 +109,7 @@ export function openStep(cache: CacheState, requests: readonly StepRequest[]): S
     );
   } catch (error) {
     restorePages(cache, entries);
-    cache.idleTables.push(memory);
+    giveBack(cache, memory);
     throw error;
   }
 }
@@ -134,20 +158,32 @@ export class Step implements BlockTableReader {
     return this.#table.refresh().positions;
   }
   /**
-   * Stores the new rows of one layer, k [T, Hkv, D] and v [T, Hkv, Dv], converted to the cache's dtype. Writing a layer again
-   * replaces its rows; after a write that failed the layer counts as not written. Throws ArgumentError (no such layer), ShapeError, DTypeError, DeviceError, StateError, DisposedError.
+   * Stores the new rows of one layer, k [T, Hkv, D] and v [T, Hkv, Dv], converted to the cache's dtype; no v where the cache has
+   * values in keys. Writing a layer again replaces its rows; after a write that failed the layer counts as not written. Throws
+   * ArgumentError (no such layer; a v too many or none), ShapeError, DTypeError, DeviceError, StateError, DisposedError.
    */
-  write(layer: number, k: Tensor, v: Tensor): void {
+  write(layer: number, k: Tensor, v?: Tensor): void {
     this.#requireLayer(layer, "write");
     this.#written[layer] = 0; // if the engine fails half way, the rows are a mixture
-    kvAppend(
-      k,
-      v,
-      this.#cache.kPages[layer]!.tensor,
-      this.#cache.vPages[layer]!.tensor,
-      this.#table.refresh().slots,
-    );
+    this.#requireValues(v);
+    const keys = this.#cache.kPages[layer]!.tensor;
+    const { slots } = this.#table.refresh();
+    if (v !== undefined) kvAppend(k, v, keys, this.#cache.vPages[layer]!.tensor, slots);
+    else {
+      // The values are written with the keys: 0 columns are left of them.
+      using rows = k.slice(-1, 0, 0);
+      using pages = keys.slice(-1, 0, 0);
+      kvAppend(k, rows, keys, pages, slots);
+    }
     this.#written[layer] = 1;
+  }
+  /**
+   * Says that a replayed tape has written the rows of every layer, which this step cannot see. The tape must have been recorded over a
+   * step of the same {@link FixedTable}. Throws StateError when the step is closed.
+   */
+  markWritten(): void {
+    this.#require("markWritten");
+    this.#written.fill(1);
   }
   /**
    * The layer's pages and the table of this step, valid until the step closes. Throws ArgumentError (no such layer), StateError when
@@ -229,7 +265,7 @@ export class Step implements BlockTableReader {
       sequence.pending = 0;
     }
     this.#table.close();
-    this.#cache.idleTables.push(this.#memory);
+    giveBack(this.#cache, this.#memory);
     this.#cache.steps.delete(this);
   }
   #require(what: string): void {
@@ -238,6 +274,16 @@ export class Step implements BlockTableReader {
       throw new StateError(`[kvcache.${what}] the step was committed or cancelled; reserve another one`, {
         what,
       });
+  }
+  #requireValues(v: Tensor | undefined): void {
+    const { valuesInKeys } = this.#cache.layout;
+    if ((v === undefined) === valuesInKeys) return;
+    throw new ArgumentError(
+      valuesInKeys
+        ? "[kvcache.write] this cache has values in keys; write(layer, k) takes no v"
+        : "[kvcache.write] v is missing: write(layer, k, v), or give the cache the option valuesInKeys",
+      { valuesInKeys },
+    );
   }
   #requireLayer(layer: number, what: string): void {
     this.#require(what);

@@ -21,6 +21,7 @@ describe("KvCache options", () => {
       numKvHeads: 2,
       headDim: 4,
       valueHeadDim: 4,
+      valuesInKeys: false,
       pageSize: 64,
       dtype: "float32",
     });

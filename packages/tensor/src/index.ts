@@ -16,8 +16,17 @@ export {
 export { allocate, show, Tensor } from "./core/tensor.ts";
 export type { BinaryOp, Engine, ReduceOp, UnaryOp } from "./engine/engine.ts";
 export type { FusedMode, FusedOp, FusedOps } from "./engine/fused.ts";
+export {
+  type Recorded,
+  recordTape,
+  type Tape,
+  type TapeInstruction,
+  type TapeOperand,
+} from "./engine/tape.ts";
+export { recheck, unrecorded } from "./engine/recorder.ts";
 export { engineNames, getEngine, registerEngine, setDefaultEngine } from "./engine/registry.ts";
 export { cast } from "./ops/cast.ts";
+export { hostIntegers } from "./ops/check.ts";
 export { concat, copyInto } from "./ops/concat.ts";
 export * from "./ops/create.ts";
 export * from "./ops/elementwise.ts";
@@ -28,7 +37,8 @@ export * from "./ops/reduce.ts";
 export { softmax } from "./ops/softmax.ts";
 export type { ScoreStage } from "./fused/attention/composed.ts";
 export * from "./fused/attention/index.ts";
-export type { AttentionOptions, ScoreOptions, Window } from "./fused/attention/options.ts";
+export type { DropoutRule } from "./fused/attention/dropout.ts";
+export type { AttentionOptions, Dropout, ScoreOptions, Window } from "./fused/attention/options.ts";
 export type {
   AttentionBackwardPlan,
   AttentionDims,

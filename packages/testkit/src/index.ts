@@ -8,6 +8,7 @@ export * from "./errors.ts";
 export * from "./gradcheck.ts";
 export * from "./oracle/attention-problem.ts";
 export * from "./oracle/attention.ts";
+export * from "./oracle/dropout.ts";
 export * from "./oracle/linear.ts";
 export * from "./oracle/mask.ts";
 export * from "./oracle/paged.ts";

@@ -1,8 +1,10 @@
+import { GroupedQueryAttention, MultiHeadLatentAttention } from "@heed/attention";
 import type { Engine } from "@heed/tensor";
 import type { ModelCase, VectorSet } from "@heed/testkit";
 import type { Produced } from "../judge.ts";
 import { Unsupported } from "../run.ts";
-import { runGroupedQuery } from "./grouped-query.ts";
+import { isLatent, latentOptions } from "./latent-options.ts";
+import { runLayer } from "./layer.ts";
 import { groupedQueryOptions } from "./options.ts";
 
 /** A case of a models set by the layer that its configuration asks for. */
@@ -11,7 +13,29 @@ export function runModel(
   one: ModelCase,
   engine: Engine,
 ): readonly Produced[] | Unsupported {
-  if ("kv_lora_rank" in one.config) return new Unsupported("there is no layer for latent attention yet");
+  if (isLatent(one.config)) {
+    const options = latentOptions(one.config);
+    if (options instanceof Unsupported) return options;
+    return runLayer(
+      set,
+      one,
+      (weights) => {
+        const layer = new MultiHeadLatentAttention(options, weights);
+        return { layer, cache: layer.cacheLayout };
+      },
+      engine,
+    );
+  }
   const options = groupedQueryOptions(one.config);
-  return options instanceof Unsupported ? options : runGroupedQuery(set, one, options, engine);
+  if (options instanceof Unsupported) return options;
+  return runLayer(
+    set,
+    one,
+    (weights) => {
+      const layer = new GroupedQueryAttention(options, weights);
+      const { numKvHeads, headDim } = layer.config;
+      return { layer, cache: { numKvHeads, headDim } };
+    },
+    engine,
+  );
 }

@@ -3,7 +3,8 @@ import type { GroupedQueryAttentionOptions, RopeScaling } from "@heed/attention"
 import type { ModelCase } from "@heed/testkit";
 import { Unsupported } from "../run.ts";
 
-type Config = ModelCase["config"];
+/** A model's configuration in Hugging Face's field names. */
+export type Config = ModelCase["config"];
 
 /** Fields that are read here, and those that say nothing about the layer's function. */
 const known = new Set(
@@ -14,37 +15,90 @@ const known = new Set(
   ).split(" "),
 );
 
-function number(config: Config, field: string): number | undefined {
+/** A number that may be absent or null. Throws TypeError for another kind. */
+export function number(config: Config, field: string): number | undefined {
   const value = config[field];
   if (value === undefined || value === null) return undefined;
   if (typeof value === "number") return value;
   throw new TypeError(`config.${field} must be a number; got ${JSON.stringify(value)}`);
 }
 
-function required(config: Config, field: string): number {
+/** A number that must be there. Throws TypeError. */
+export function required(config: Config, field: string): number {
   const value = number(config, field);
   if (value === undefined) throw new TypeError(`config has no ${field}`);
   return value;
 }
 
+function flag(config: Config, field: string): boolean | undefined {
+  const value = config[field];
+  if (value === undefined || value === null || typeof value === "boolean") return value ?? undefined;
+  throw new TypeError(`config.${field} must be true or false; got ${JSON.stringify(value)}`);
+}
+
+function numbers(config: Config, field: string): number[] {
+  const value = config[field];
+  if (Array.isArray(value) && value.every((v) => typeof v === "number")) return value as number[];
+  throw new TypeError(`config.${field} must be a list of numbers; got ${JSON.stringify(value)}`);
+}
+
+/** How `config.rope_scaling` names each kind of scaling, and its fields; n is the original context. */
+const scalings: Readonly<Record<string, (s: Config, n: () => number, extended?: number) => RopeScaling>> = {
+  linear: (s) => ({ type: "linear", factor: required(s, "factor") }),
+  dynamic: (s, n) => ({ type: "dynamic", factor: required(s, "factor"), originalMaxPositions: n() }),
+  yarn: (s, n) => ({
+    type: "yarn",
+    factor: required(s, "factor"),
+    originalMaxPositions: n(),
+    betaFast: number(s, "beta_fast"),
+    betaSlow: number(s, "beta_slow"),
+    truncate: flag(s, "truncate"),
+    mscale: number(s, "mscale"),
+    mscaleAllDim: number(s, "mscale_all_dim"),
+    attentionFactor: number(s, "attention_factor"),
+  }),
+  llama3: (s, n) => ({
+    type: "llama3",
+    factor: required(s, "factor"),
+    lowFreqFactor: required(s, "low_freq_factor"),
+    highFreqFactor: required(s, "high_freq_factor"),
+    originalMaxPositions: n(),
+  }),
+  longrope: (s, n, extended = n()) => ({
+    type: "longrope",
+    shortFactor: numbers(s, "short_factor"),
+    longFactor: numbers(s, "long_factor"),
+    originalMaxPositions: n(),
+    factor: number(s, "factor") ?? extended / n(),
+    attentionFactor: number(s, "attention_factor"),
+  }),
+};
+
 /** The rotation's scaling; undefined where the library has none of that kind. */
 function scalingOf(config: Config): RopeScaling | undefined {
   const scaling = config.rope_scaling as Config | null | undefined;
   if (scaling === null || scaling === undefined) return { type: "none" };
-  switch (scaling.rope_type ?? scaling.type) {
-    case "linear":
-      return { type: "linear", factor: required(scaling, "factor") };
-    case "llama3":
-      return {
-        type: "llama3",
-        factor: required(scaling, "factor"),
-        lowFreqFactor: required(scaling, "low_freq_factor"),
-        highFreqFactor: required(scaling, "high_freq_factor"),
-        originalMaxPositions: required(scaling, "original_max_position_embeddings"),
-      };
-    default:
-      return undefined;
-  }
+  const type = String(scaling.rope_type ?? scaling.type);
+  if (!Object.hasOwn(scalings, type)) return undefined;
+  const original = (): number =>
+    number(scaling, "original_max_position_embeddings") ?? required(config, "max_position_embeddings");
+  return scalings[type]!(scaling, original, number(config, "max_position_embeddings"));
+}
+
+/**
+ * The rotation's scaling, or why the case is unsupported: a field that is not in `fields` and set, since it might change the function,
+ * or a scaling that there is not.
+ */
+export function knownScaling(config: Config, fields: ReadonlySet<string>): RopeScaling | Unsupported {
+  const unknown = Object.keys(config).filter(
+    (name) => !fields.has(name) && config[name] !== null && config[name] !== false,
+  );
+  if (unknown.length > 0) return new Unsupported(`no layer knows ${unknown.join(", ")}`);
+  const scaling = scalingOf(config);
+  if (scaling !== undefined) return scaling;
+  return new Unsupported(
+    `no rotation is scaled as ${JSON.stringify((config.rope_scaling as Config).rope_type)}`,
+  );
 }
 
 /**
@@ -52,15 +106,8 @@ function scalingOf(config: Config): RopeScaling | undefined {
  * might change the function, so it makes the case unsupported. Throws a TypeError in words for a field of another kind.
  */
 export function groupedQueryOptions(config: Config): GroupedQueryAttentionOptions | Unsupported {
-  const unknown = Object.keys(config).filter(
-    (name) => !known.has(name) && config[name] !== null && config[name] !== false,
-  );
-  if (unknown.length > 0) return new Unsupported(`no layer knows ${unknown.join(", ")}`);
-  const scaling = scalingOf(config);
-  if (scaling === undefined)
-    return new Unsupported(
-      `no rotation is scaled as ${JSON.stringify((config.rope_scaling as Config).rope_type)}`,
-    );
+  const scaling = knownScaling(config, known);
+  if (scaling instanceof Unsupported) return scaling;
   const window = number(config, "sliding_window");
   const scalar = number(config, "query_pre_attn_scalar");
   return {

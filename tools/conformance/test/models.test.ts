@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { isLatent, latentOptions } from "../models/latent-options.ts";
 import { groupedQueryOptions } from "../models/options.ts";
 import { Unsupported } from "../run.ts";
 
@@ -79,6 +80,42 @@ describe("the layer that a configuration asks for", () => {
       },
     });
     expect(() => scaled({ rope_type: "linear" })).toThrow("config has no factor");
+    const scaling = (rope_scaling: unknown) => scaled(rope_scaling) as { rope: { scaling: object } };
+    expect(scaling({ type: "dynamic", factor: 2 }).rope.scaling).toEqual({
+      type: "dynamic",
+      factor: 2,
+      originalMaxPositions: 12, // max_position_embeddings
+    });
+    const yarn = { factor: 32, original_max_position_embeddings: 4096 };
+    expect(scaling({ rope_type: "yarn", ...yarn }).rope.scaling).toEqual({
+      type: "yarn",
+      factor: 32,
+      originalMaxPositions: 4096,
+    });
+    const all = { beta_fast: 16, beta_slow: 2, truncate: false, mscale: 1, mscale_all_dim: 0.5 };
+    expect(scaling({ rope_type: "yarn", ...yarn, ...all, attention_factor: 1.5 }).rope.scaling).toEqual({
+      type: "yarn",
+      factor: 32,
+      originalMaxPositions: 4096,
+      betaFast: 16,
+      betaSlow: 2,
+      truncate: false,
+      mscale: 1,
+      mscaleAllDim: 0.5,
+      attentionFactor: 1.5,
+    });
+    const lists = { short_factor: [1, 1, 2, 2], long_factor: [1, 2, 3, 4] };
+    const longrope = { rope_type: "longrope", ...lists, original_max_position_embeddings: 4 };
+    expect(scaling(longrope).rope.scaling).toEqual({
+      type: "longrope",
+      shortFactor: [1, 1, 2, 2],
+      longFactor: [1, 2, 3, 4],
+      originalMaxPositions: 4,
+      factor: 3, // max_position_embeddings over the original
+    });
+    expect(scaling({ ...longrope, factor: 2 }).rope.scaling).toMatchObject({ factor: 2 });
+    expect(() => scaled({ ...longrope, short_factor: 1 })).toThrow("config.short_factor must be a list");
+    expect(() => scaled({ rope_type: "yarn", ...yarn, truncate: 1 })).toThrow("config.truncate must be true");
   });
 
   test("another scaling and a field that nobody knows are unsupported, by name", () => {
@@ -93,5 +130,48 @@ describe("the layer that a configuration asks for", () => {
     expect(() => groupedQueryOptions({ ...llama, head_dim: "8" })).toThrow(
       'config.head_dim must be a number; got "8"',
     );
+  });
+});
+
+describe("the latent layer that a configuration asks for", () => {
+  const deepseek = {
+    hidden_size: 64,
+    num_attention_heads: 4,
+    q_lora_rank: null,
+    kv_lora_rank: 24,
+    qk_nope_head_dim: 16,
+    qk_rope_head_dim: 8,
+    v_head_dim: 20,
+    rope_theta: 10000,
+    rope_interleaved: true,
+    rope_scaling: null,
+    rms_norm_eps: 1e-6,
+  };
+
+  test("ranks, parts of heads, norm and rotation", () => {
+    expect(isLatent(deepseek)).toBe(true);
+    expect(isLatent(llama)).toBe(false);
+    expect(latentOptions(deepseek)).toEqual({
+      hiddenSize: 64,
+      numHeads: 4,
+      qLoraRank: undefined,
+      kvLoraRank: 24,
+      qkNopeHeadDim: 16,
+      qkRopeHeadDim: 8,
+      vHeadDim: 20,
+      bias: false,
+      rope: { base: 10000, pairing: "interleaved", scaling: { type: "none" } },
+      normEps: 1e-6,
+    });
+    const other = { ...deepseek, q_lora_rank: 32, attention_bias: true, rope_interleaved: false };
+    expect(latentOptions(other)).toMatchObject({ qLoraRank: 32, bias: true, rope: { pairing: "half" } });
+  });
+
+  test("fields that nobody knows, are missing or of another kind are named", () => {
+    const found = latentOptions({ ...deepseek, sliding_window: 8 });
+    expect(found instanceof Unsupported && found.reason).toBe("no layer knows sliding_window");
+    const { v_head_dim: _, ...rest } = deepseek;
+    expect(() => latentOptions(rest)).toThrow("config has no v_head_dim");
+    expect(() => latentOptions({ ...deepseek, kv_lora_rank: "24" })).toThrow("kv_lora_rank must be a number");
   });
 });

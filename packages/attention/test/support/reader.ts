@@ -62,7 +62,7 @@ export function createPages(sequences: number, o: PagesOptions): Pages {
       const view = (layer: number): PagedView => ({ ...layers[layer]!, table });
       return {
         positions: int32(where.map(({ position }) => position)),
-        write: (layer, k, v) => kvAppend(k, v, layers[layer]!.kPages, layers[layer]!.vPages, table.slots),
+        write: (layer, k, v) => kvAppend(k, v!, layers[layer]!.kPages, layers[layer]!.vPages, table.slots),
         view,
       };
     },

@@ -69,7 +69,10 @@ export class FormatError extends HeedError {
     super("HEED_FORMAT", message, details);
   }
 }
-/** A kernel was required (`fused: "require"`) and refused; the message carries its reason. Code `HEED_UNSUPPORTED`. */
+/**
+ * A kernel was required (`fused: "require"`) and refused, with its reason; or a checkpoint's config asks for what no layer does, with
+ * the field. Code `HEED_UNSUPPORTED`.
+ */
 export class UnsupportedError extends HeedError {
   constructor(message: string, details?: ErrorDetails) {
     super("HEED_UNSUPPORTED", message, details);

@@ -14,6 +14,7 @@ import {
 } from "./shape.ts";
 import { adopt } from "./scope.ts";
 import { Storage } from "./storage.ts";
+import { noteRead } from "./watch.ts";
 
 /**
  * A strided view of memory that an engine owns. Views (slice, transpose, reshape, broadcast) share memory and copy nothing; each
@@ -97,6 +98,7 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
         },
       );
     }
+    noteRead(this);
     const { array, bytes } = DTYPES[this.dtype];
     return new array(buffer, this.offset * bytes, this.size) as DTypeArrays[D];
   }

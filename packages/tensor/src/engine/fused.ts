@@ -6,6 +6,7 @@ import type { RmsNormBackwardPlan, RmsNormPlan } from "../fused/rms-norm/plan.ts
 import type { RopePlan } from "../fused/rope/plan.ts";
 import { ArgumentError, UnsupportedError } from "../core/errors.ts";
 import type { Engine } from "./engine.ts";
+import { type FusedForm, recorder } from "./recorder.ts";
 
 /** A kernel for one fused operation. */
 export interface FusedOp<Plan> {
@@ -47,7 +48,7 @@ export function dispatch<K extends keyof FusedOps, Plan>(
   }
   const op = mode === "off" ? undefined : (engine.fused[name] as FusedOp<Plan> | undefined);
   const refusal = op === undefined ? `engine "${engine.name}" has no kernel for it` : op.refusal(plan);
-  if (op !== undefined && refusal === undefined) op.run(plan);
+  if (op !== undefined && refusal === undefined) perform(name, "kernel", plan, (p) => op.run(p));
   else if (mode === "require") {
     throw new UnsupportedError(
       `[${name}] a kernel is required, but ${refusal}; use fused: "auto" to run the composed form`,
@@ -56,5 +57,10 @@ export function dispatch<K extends keyof FusedOps, Plan>(
         refusal,
       },
     );
-  } else composed(plan);
+  } else perform(name, "composed", plan, composed);
+}
+function perform<Plan>(name: keyof FusedOps, form: FusedForm, plan: Plan, run: (plan: Plan) => void): void {
+  const record = recorder();
+  if (record === undefined) run(plan);
+  else record.fused(name, form, plan, run);
 }

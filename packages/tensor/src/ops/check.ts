@@ -2,6 +2,7 @@ import { DTYPES, isFloat, type DType } from "../core/dtype.ts";
 import { DeviceError, DTypeError } from "../core/errors.ts";
 import { show, type Tensor } from "../core/tensor.ts";
 import type { Engine } from "../engine/engine.ts";
+import { requireRecordable } from "../engine/recorder.ts";
 
 /** Throws unless every operand is alive and lives on one engine; returns that engine. Undefined operands are passed over. */
 export function oneEngine(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): Engine {
@@ -16,7 +17,26 @@ export function oneEngine(what: string, first: Tensor, ...rest: readonly (Tensor
       );
     }
   }
+  requireRecordable(what, first.engine);
   return first.engine;
+}
+/**
+ * The elements of an int32 or int64 tensor on the host, row-major: its own memory where it is contiguous. For checks of values, which a
+ * tape repeats through {@link recheck}: other than `data`, it does not bind a replay to the values. Throws DeviceError, DisposedError.
+ */
+export function hostIntegers(t: Tensor): ArrayLike<number | bigint> {
+  t.check();
+  const { array, bytes } = DTYPES[t.dtype as "int32" | "int64"];
+  const { buffer } = t.storage;
+  if (buffer === undefined)
+    throw new DeviceError(`[hostIntegers] the memory of engine "${t.engine.name}" is not on the host`);
+  const memory = new array(buffer, 0, Math.floor(buffer.byteLength / bytes)) as Int32Array;
+  if (t.isContiguous) return memory.subarray(t.offset, t.offset + t.size);
+  let at = [t.offset];
+  t.shape.forEach((n, axis) => {
+    at = at.flatMap((base) => Array.from({ length: n }, (_, i) => base + i * t.strides[axis]!));
+  });
+  return at.map((i) => memory[i]!);
 }
 /** Throws DTypeError unless all tensors have the first one's dtype. */
 export function sameDType(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): void {

@@ -1,7 +1,8 @@
 import type { DType } from "../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../core/errors.ts";
 import { allocate, show, type Tensor } from "../core/tensor.ts";
-import { oneEngine, sameDType } from "./check.ts";
+import { recheck } from "../engine/recorder.ts";
+import { hostIntegers, oneEngine, sameDType } from "./check.ts";
 
 /** Throws ArgumentError when an index is outside 0 .. rows - 1; on a device the kernel's own check stands instead. */
 function checkIndices(what: string, indices: Tensor, rows: number): void {
@@ -11,8 +12,11 @@ function checkIndices(what: string, indices: Tensor, rows: number): void {
     });
   }
   if (indices.engine.device !== "cpu") return;
-  using flat = indices.contiguous();
-  const data = flat.data as Int32Array | BigInt64Array;
+  checkRange(what, indices, rows);
+  recheck([indices], ([given]) => checkRange(what, given!, rows));
+}
+function checkRange(what: string, indices: Tensor, rows: number): void {
+  const data = hostIntegers(indices);
   for (let i = 0; i < data.length; i++) {
     const index = Number(data[i]);
     if (index < 0 || index >= rows) {

@@ -1,4 +1,5 @@
 import { requireArgument, requireLength } from "../errors.ts";
+import type { DropoutOracle } from "./dropout.ts";
 
 /** Sizes of an attention problem. Query head h reads key head floor(h / (Hq / Hkv)). */
 export interface AttentionDims {
@@ -52,6 +53,8 @@ export interface AttentionOracleOptions {
   readonly alibiSlopes?: ArrayLike<number> | undefined;
   /** A logit per head [Hq] that takes part in the softmax and has no value. */
   readonly sinks?: ArrayLike<number> | undefined;
+  /** Drops weights after the softmax; lse and scores are those without it. */
+  readonly dropout?: DropoutOracle | undefined;
 }
 
 /** Elements of q, k, v and out for the given sizes. */

@@ -6,22 +6,23 @@
  *     s    = s + bias                             additive mask, ALiBi -slope[h] * |p - j|
  *     m    = max over visible j of s, and of the sink
  *     z    = sum over visible j of exp(s - m) + exp(sink - m)
- *     out  = sum over visible j of exp(s - m) / z * v_j
+ *     out  = sum over visible j of exp(s - m) / z * keep_j * v_j        keep_j = 1, or 0 or 1 / (1 - probability) under dropout
  *     lse  = m + ln z
  *
  * and its gradient, with p = exp(s - m) / z:
  *
- *     delta = dOut.out;  dp = dOut.v;  ds = p * (dp - delta)
+ *     delta = dOut.out;  dp = keep * dOut.v;  ds = p * (dp - delta)
  *     dBias = ds;  dRaw = ds * (1 - tanh^2(raw / softcap))
- *     dq = scale * dRaw.k;  dk = scale * dRaw^T.q;  dv = p^T.dOut
+ *     dq = scale * dRaw.k;  dk = scale * dRaw^T.q;  dv = (keep * p)^T.dOut
  *     dSink[h] = -sum over b, i of exp(sink[h] - lse) * delta
  *
- * Hidden keys and values are skipped, not multiplied by zero. A row that sees no key has out 0 and zero gradients;
+ * Hidden keys and values, and dropped values, are skipped, not multiplied by zero. A row that sees no key has out 0 and zero gradients;
  * its lse is the sink, or -inf without one.
  */
 import { requireLength } from "../errors.ts";
 import { biasAt, isVisible, validateAttention } from "./attention-problem.ts";
 import type { AttentionOracleOptions, ScoreStage } from "./attention-problem.ts";
+import { keepFactors } from "./dropout.ts";
 
 /** What {@link attentionOracle} returns. */
 export interface AttentionResult {
@@ -54,6 +55,7 @@ interface Row {
   readonly masked: Float64Array; // [Sk], -inf where hidden
   readonly probabilities: Float64Array; // [Sk], 0 where hidden
   readonly visible: readonly number[];
+  readonly keep: Float64Array; // [Sk]
   readonly lse: number;
   readonly qAt: number;
   readonly outAt: number;
@@ -102,7 +104,8 @@ function attentionRow(
     for (const j of visible) probabilities[j] = Math.exp(masked[j]! - m) / z;
     lse = m + Math.log(z);
   }
-  return { raw, softcapped, masked, probabilities, visible, lse, qAt, outAt, kAt, vAt };
+  const keep = keepFactors(options.dropout, [b, h, i], Sk);
+  return { raw, softcapped, masked, probabilities, visible, keep, lse, qAt, outAt, kAt, vAt };
 }
 
 /**
@@ -128,8 +131,9 @@ export function attentionOracle(
         const rowIndex = (b * Hq + h) * S + i;
         lse[rowIndex] = row.lse;
         if (options.scores) scores?.set(row[options.scores], rowIndex * Sk);
-        for (const j of row.visible)
-          for (let d = 0; d < Dv; d++) out[row.outAt + d]! += row.probabilities[j]! * v[row.vAt(j) + d]!;
+        for (const j of row.visible.filter((key) => row.keep[key] !== 0))
+          for (let d = 0; d < Dv; d++)
+            out[row.outAt + d]! += row.probabilities[j]! * row.keep[j]! * v[row.vAt(j) + d]!;
       }
   return scores ? { out, lse, scores } : { out, lse };
 }
@@ -166,7 +170,7 @@ export function attentionBackwardOracle(
         const dp = new Float64Array(Sk);
         let delta = 0; // sum_j p_j * dp_j = dOut.out
         for (const j of row.visible) {
-          dp[j] = dot(dOut, row.outAt, v, row.vAt(j), Dv);
+          dp[j] = row.keep[j] === 0 ? 0 : row.keep[j]! * dot(dOut, row.outAt, v, row.vAt(j), Dv);
           delta += row.probabilities[j]! * dp[j]!;
         }
         if (sinks) dSinks[h]! -= Math.exp(sinks[h]! - row.lse) * delta;
@@ -178,7 +182,9 @@ export function attentionBackwardOracle(
             dq[row.qAt + d]! += scale * ds * slope * k[row.kAt(j) + d]!;
             dk[row.kAt(j) + d]! += scale * ds * slope * q[row.qAt + d]!;
           }
-          for (let d = 0; d < Dv; d++) dv[row.vAt(j) + d]! += row.probabilities[j]! * dOut[row.outAt + d]!;
+          if (row.keep[j] === 0) continue;
+          const weight = row.probabilities[j]! * row.keep[j]!;
+          for (let d = 0; d < Dv; d++) dv[row.vAt(j) + d]! += weight * dOut[row.outAt + d]!;
         }
       }
   return gradients;

@@ -5,7 +5,7 @@ import { copyInto } from "../../ops/concat.ts";
 import { binary, div, exp, maskZero, mul, neg, sub, unary } from "../../ops/elementwise.ts";
 import { matmul } from "../../ops/matmul.ts";
 import { max, sum } from "../../ops/reduce.ts";
-import { finiteOnly, grouped, scores, splitHeads } from "./composed.ts";
+import { dropper, finiteOnly, grouped, scores, splitHeads } from "./composed.ts";
 import type { AttentionBackwardPlan } from "./plan.ts";
 
 type F = Tensor<"float32">; // the accumulator dtype
@@ -21,7 +21,8 @@ function reduceToMask(ds: F, dMask: Tensor): void {
 /**
  * The gradients of attention from core operations, in the forward pass's order, with p = exp(s - lse):
  * delta = sum(dOut * out), dp = dOut V^T, ds = p (dp - delta), dQ = scale dRaw K, dK = scale dRaw^T Q, dV = p^T dOut,
- * dMask = ds, dSink = -sum(exp(sink - lse) delta), where dRaw = ds (1 - tanh^2) under a softcap. All written with `=`.
+ * dMask = ds, dSink = -sum(exp(sink - lse) delta), where dRaw = ds (1 - tanh^2) under a softcap. Under dropout, dp and the p of dV are
+ * dropped as the weights of the forward pass were. All written with `=`.
  */
 export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
   scope(() => {
@@ -36,7 +37,8 @@ export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
     const lse = splitHeads(plan.lse, Hkv, Hq).unsqueeze(-1) as F; // [B, Hkv, G, S, 1]
     const p = maskZero(exp(sub(s.masked, lse)), s.allowed);
     const delta = sum(mul(dOut, perRow(plan.out)), last);
-    const dp = matmul(dOut, v.transpose());
+    const { drop } = dropper(plan);
+    const dp = drop(matmul(dOut, v.transpose()));
     const ds = maskZero(mul(p, sub(dp, delta)), s.allowed);
     const slope =
       rules.softcap > 0 ? sub(unary("square", div(s.softcapped, rules.softcap)) as F, 1) : undefined; // tanh^2 - 1
@@ -48,7 +50,7 @@ export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
     const rows = (t: F): F => t.contiguous().reshape([B, Hkv, -1, t.shape[4]!]) as F;
     const dk = matmul(rows(dRaw).transpose() as F, rows(finiteOnly(q)), { alpha: rules.scale });
     copyInto(dk.permute(0, 2, 1, 3), plan.dk);
-    const dv = matmul(rows(p).transpose() as F, rows(dOut));
+    const dv = matmul(rows(drop(p)).transpose() as F, rows(dOut));
     copyInto(dv.permute(0, 2, 1, 3), plan.dv);
     if (plan.dMask !== undefined) reduceToMask(ds.reshape([B, Hq, S, Sk]) as F, plan.dMask);
     if (plan.dSinks !== undefined) {

@@ -20,6 +20,8 @@ import {
 import { matmul } from "../../ops/matmul.ts";
 import { max, sum } from "../../ops/reduce.ts";
 import { softmax } from "../../ops/softmax.ts";
+import { keepMask } from "./dropout.ts";
+import { recorder } from "../../engine/recorder.ts";
 import type { AttentionPlan, ScoreRules } from "./plan.ts";
 
 type F = Tensor<"float32">; // float32 or float64: whatever the accumulator dtype is
@@ -92,12 +94,13 @@ export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
 export function finiteOnly(x: F): F {
   return maskZero(x, unary("isFinite", x) as Mask);
 }
-/** The sum of what is not finite among the values that each row sees: 0, an infinity, or NaN. [B, Hkv, G, S, Dv], or a scalar 0. */
+/** The sum of what is not finite among the values that each row uses: 0, an infinity, or NaN. [B, Hkv, G, S, Dv], or a scalar 0. */
 function notFiniteSeen(allowed: Mask, v: F): F {
   const zero = full([], 0, { dtype: v.dtype, engine: v.engine }) as F;
   const odd = unary("not", unary("isFinite", v)) as Mask;
-  // On the host it costs little to see that there is none, and three products are saved.
-  if (v.engine.device === "cpu" && sum(cast(odd, v.dtype) as F).data[0] === 0) return zero;
+  // On the host it costs little to see that there is none, and three products are saved. A tape cannot look: a replay has other values.
+  if (v.engine.device === "cpu" && recorder() === undefined && sum(cast(odd, v.dtype) as F).data[0] === 0)
+    return zero;
   const kinds = [
     [Infinity, binary("equal", v, Infinity)],
     [-Infinity, binary("equal", v, -Infinity)],
@@ -108,6 +111,16 @@ function notFiniteSeen(allowed: Mask, v: F): F {
     const seen = unary("not", binary("lessEqual", count, 0)) as Mask;
     return add(total, maskZero(add(zero, value), seen));
   }, zero);
+}
+/** Dropout of a plan on what stands at [B, Hkv, G, S, Sk]: a dropped element becomes 0, NaN included, a kept one is divided by 1 - probability. */
+export function dropper({ rules, dims, engine }: Pick<AttentionPlan, "rules" | "dims" | "engine">): {
+  readonly keep: Mask | undefined;
+  drop(x: F): F;
+} {
+  const { dropout } = rules;
+  if (dropout === undefined) return { keep: undefined, drop: (x) => x };
+  const keep = splitHeads(keepMask(dropout, dims, engine), dims.Hkv, dims.Hq);
+  return { keep, drop: (x) => maskZero(mul(x, dropout.factor), keep) };
 }
 /** What {@link attentionComposed} has on the way, for callers that want scores. */
 export type ScoreStage = "raw" | "softcapped" | "masked" | "probabilities";
@@ -128,8 +141,10 @@ export function attentionComposed(
       .broadcastTo([B, Hkv, Hq / Hkv, S, 1]) as F | undefined;
     const logits = sinkColumn === undefined ? s.masked : concat([s.masked, sinkColumn], -1);
     const weights = cast(softmax(cast(logits, softmaxDType ?? logits.dtype)), q.dtype).slice(-1, 0, Sk) as F;
-    // 0 * NaN is NaN, so values that are not finite stay out of the product; a row that sees one gets it back as a sum would.
-    const out = add(matmul(weights, finiteOnly(v)), notFiniteSeen(s.allowed, v));
+    const { keep, drop } = dropper(plan);
+    const used = keep === undefined ? s.allowed : (binary("and", s.allowed, keep) as Mask);
+    // 0 * NaN is NaN, so values that are not finite stay out of the product; a row that uses one gets it back as a sum would.
+    const out = add(matmul(drop(weights), finiteOnly(v)), notFiniteSeen(used, v));
     copyInto(out.reshape([B, Hq, S, dims.Dv]).permute(0, 2, 1, 3), plan.out);
     if (plan.lse !== undefined) {
       const top = finiteOnly(max(logits, { axes: [-1], keepDims: true }));

@@ -112,8 +112,10 @@ export function attentionVjp<D extends FloatDType>(
       kept.k,
       kept.v,
       kept.out,
-      ...Object.values(rules).filter((t) => typeof t === "object"),
-    ] as Tensor[];
+      ...[rules.mask, rules.alibiSlopes, rules.sinks, rules.kvLengths, rules.queryOffset].filter(
+        (t) => typeof t === "object",
+      ),
+    ];
     const saved = [...operands, plan.lse!];
     return {
       output: plan.result as Tensor as Tensor<D>,
@@ -138,7 +140,10 @@ function clear(plan: AttentionBackwardPlan): void {
 }
 /** Options of {@link attentionScores}. */
 export interface AttentionScoresOptions extends Omit<AttentionOptions, "fused"> {
-  /** "raw": scale * q.k; "softcapped"; "masked": with biases, -Infinity where excluded; "probabilities" (default): after the softmax. */
+  /**
+   * "raw": scale * q.k; "softcapped"; "masked": with biases, -Infinity where excluded; "probabilities" (default): after the softmax,
+   * before dropout.
+   */
   readonly stage?: ScoreStage | undefined;
   /** The dtype that the softmax runs in. Default the accumulator's. */
   readonly softmaxDtype?: FloatDType | undefined;

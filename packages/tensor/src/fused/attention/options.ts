@@ -21,6 +21,18 @@ export interface ScoreOptions {
   /** A logit per query head [Hq] that joins the softmax's denominator (Xiao et al. 2023, arXiv:2309.17453; gpt-oss). */
   readonly sinks?: Tensor | undefined;
 }
+/**
+ * Dropout on attention weights (Srivastava et al. 2014; Vaswani et al. 2017, section 5.4): after the softmax a weight is set to 0 with
+ * this probability, the others are divided by 1 - probability. Which ones is a pure function of the seed and of batch, query head, query
+ * and key, as counted in the operands: the same on every engine and number of threads, and the same in the backward pass. Change the seed
+ * with every layer and step.
+ */
+export interface Dropout {
+  /** From 0, which drops nothing, to below 1. */
+  readonly probability: number;
+  /** A whole number from 0 to 2^53 - 1. */
+  readonly seed: number;
+}
 /** Options of {@link attention}. Letters: B batch, S query length, Sk key length, Hq / Hkv heads, D / Dv head sizes. */
 export interface AttentionOptions extends ScoreOptions {
   /** Order of the axes of q, k, v and the output: [B, S, H, D] (default) or [B, H, S, D]. */
@@ -34,6 +46,8 @@ export interface AttentionOptions extends ScoreOptions {
    * left, as PyTorch's is_causal does. A number, or int32 [B].
    */
   readonly queryOffset?: "end" | number | Tensor<"int32"> | undefined;
+  /** Default none. The log-sum-exp and the scores at every stage are those without it. */
+  readonly dropout?: Dropout | undefined;
   /** See {@link FusedMode}. */
   readonly fused?: FusedMode | undefined;
 }

@@ -3,8 +3,10 @@ import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { cast } from "../../ops/cast.ts";
-import { floatOnly, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
+import { recheck } from "../../engine/recorder.ts";
+import { floatOnly, hostIntegers, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
 import { fill } from "../../ops/create.ts";
+import { type DropoutRule, resolveDropout } from "./dropout.ts";
 import type { AttentionOptions, ScoreOptions, Window } from "./options.ts";
 
 declare const checked: unique symbol;
@@ -26,6 +28,8 @@ export interface ScoreRules {
   readonly sinks: Tensor | undefined;
   /** int32 [B]. */
   readonly kvLengths: Tensor<"int32"> | undefined;
+  /** Absent: nothing is dropped. */
+  readonly dropout?: DropoutRule | undefined;
 }
 /** Lengths of an attention problem. */
 export interface AttentionDims {
@@ -134,17 +138,22 @@ function perSequence(name: string, t: Tensor, B: number, low: number, high: numb
     });
   }
   if (t.engine.device === "cpu") {
-    using dense = t.contiguous();
-    (dense.data as Int32Array).forEach((n, b) => {
-      if (n < low || n > high) {
-        throw new ArgumentError(`[attention] ${name}[${b}] must be from ${low} to ${high}; got ${n}`, {
-          [name]: n,
-          sequence: b,
-        });
-      }
-    });
+    checkRange(name, t, low, high);
+    recheck([t], ([given]) => checkRange(name, given!, low, high));
   }
   return t as Tensor<"int32">;
+}
+function checkRange(name: string, t: Tensor, low: number, high: number): void {
+  const data = hostIntegers(t);
+  for (let b = 0; b < data.length; b++) {
+    const n = data[b] as number;
+    if (n < low || n > high) {
+      throw new ArgumentError(`[attention] ${name}[${b}] must be from ${low} to ${high}; got ${n}`, {
+        [name]: n,
+        sequence: b,
+      });
+    }
+  }
 }
 function resolveMask(mask: Tensor | undefined, d: AttentionDims): Tensor | undefined {
   if (mask === undefined) return undefined;
@@ -251,6 +260,7 @@ export function planAttention(
     kvLengths: o.kvLengths && perSequence("kvLengths", o.kvLengths, B, 0, Sk),
     queryOffset:
       typeof offset === "object" ? perSequence("queryOffset", offset, B, -(2 ** 31), 2 ** 31 - 1) : offset,
+    dropout: resolveDropout(o.dropout),
   };
   const shape = o.layout === "bhsd" ? [B, Hq, S, Dv] : [B, S, Hq, Dv];
   const result = given?.out ?? allocate(engine, dtype, shape);

@@ -2,7 +2,8 @@ import type { FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, ShapeError } from "../../core/errors.ts";
 import { show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
+import { recheck } from "../../engine/recorder.ts";
+import { floatOnly, hostIntegers, int32Only, oneEngine, sameDType } from "../../ops/check.ts";
 
 declare const checked: unique symbol;
 /** A checked write of new rows into pages. Only {@link planKvAppend} makes one. */
@@ -14,6 +15,19 @@ export interface KvAppendPlan {
   readonly kPages: Tensor<FloatDType>; // [P, Hkv, pageSize, D]
   readonly vPages: Tensor<FloatDType>; // [P, Hkv, pageSize, Dv]
   readonly slots: Tensor<"int32">; // [T]; page * pageSize + row, -1: skip
+}
+function checkSlots(slots: Tensor, rows: number): void {
+  const data = hostIntegers(slots);
+  for (let t = 0; t < data.length; t++) {
+    const slot = data[t] as number;
+    if (slot < -1 || slot >= rows) {
+      throw new ArgumentError(`[kvAppend] slot ${slot} of row ${t} is outside -1..${rows - 1}`, {
+        slot,
+        row: t,
+        slots: rows,
+      });
+    }
+  }
 }
 /** Checks an append. Throws ShapeError, DTypeError, ArgumentError (slot out of range), DeviceError, DisposedError. */
 export function planKvAppend(
@@ -48,16 +62,8 @@ export function planKvAppend(
   if (slots.rank !== 1)
     throw new ShapeError(`[kvAppend] slots must be int32[T]; got ${show(slots)}`, { slots: slots.shape });
   if (engine.device === "cpu") {
-    using dense = slots.contiguous();
-    (dense.data as Int32Array).forEach((slot, t) => {
-      if (slot < -1 || slot >= P * pageSize) {
-        throw new ArgumentError(`[kvAppend] slot ${slot} of row ${t} is outside -1..${P * pageSize - 1}`, {
-          slot,
-          row: t,
-          slots: P * pageSize,
-        });
-      }
-    });
+    checkSlots(slots, P * pageSize);
+    recheck([slots], ([given]) => checkSlots(given!, P * pageSize));
   }
   return { engine, k, v, kPages, vPages, slots } as unknown as KvAppendPlan;
 }

@@ -2,7 +2,8 @@ import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, int32Only, oneEngine } from "../../ops/check.ts";
+import { recheck } from "../../engine/recorder.ts";
+import { floatOnly, hostIntegers, int32Only, oneEngine } from "../../ops/check.ts";
 import type { ScoreOptions } from "../attention/options.ts";
 import { resolveScores, type ScoreRules } from "../attention/plan.ts";
 
@@ -50,22 +51,22 @@ export interface PagedAttentionPlan {
   readonly lse: Tensor | undefined; // [T, Hq], accumulator dtype
 }
 
+type Ints = Tensor<"int32">;
 const validated = new WeakMap<PageTable, string>();
 function bad(why: string, details: Record<string, unknown>): never {
   throw new ArgumentError(`[pagedAttention] ${why}`, details);
 }
 /** The elements of an int32 vector on the host. */
-function values(t: Tensor<"int32">, name: string, length?: number): Int32Array {
+function values(t: Tensor<"int32">, name: string, length?: number): ArrayLike<number> {
   int32Only("pagedAttention", name, t);
   if (t.rank !== 1 || (length !== undefined && t.size !== length)) {
     throw new ShapeError(`[pagedAttention] ${name} must be int32[${length ?? "n"}]; got ${show(t)}`, {
       [name]: t.shape,
     });
   }
-  using dense = t.contiguous();
-  return dense.data.slice();
+  return hostIntegers(t) as ArrayLike<number>;
 }
-function rising(indptr: Int32Array, name: string, end: number): void {
+function rising(indptr: ArrayLike<number>, name: string, end: number): void {
   if (indptr[0] !== 0) bad(`${name} must start at 0; got ${indptr[0]}`, { [name]: indptr[0] });
   for (let n = 1; n < indptr.length; n++) {
     if (indptr[n]! < indptr[n - 1]!)
@@ -74,10 +75,24 @@ function rising(indptr: Int32Array, name: string, end: number): void {
   if (indptr[indptr.length - 1] !== end)
     bad(`${name} must end at ${end}; got ${indptr[indptr.length - 1]}`, { [name]: end });
 }
-/** Throws unless every page number is in range and every sequence has pages for its tokens and tokens for its queries. */
-function validateTable(table: PageTable, pages: number, pageSize: number, T: number): void {
+/** Validates a table once per epoch, and in every replay. */
+function validateOnce(table: PageTable, pages: number, pageSize: number, T: number): void {
   const key = `${table.epoch}/${pages}/${pageSize}/${T}`;
-  if (validated.get(table) === key) return;
+  if (validated.get(table) !== key) validateTable(table, pages, pageSize, T);
+  validated.set(table, key);
+  const { queryIndptr, indptr, indices, lengths } = table;
+  recheck([queryIndptr, indptr, indices, lengths], (given) => {
+    const [q, p, i, l] = given as readonly [Ints, Ints, Ints, Ints];
+    validateTable({ queryIndptr: q, indptr: p, indices: i, lengths: l }, pages, pageSize, T);
+  });
+}
+/** Throws unless every page number is in range and every sequence has pages for its tokens and tokens for its queries. */
+function validateTable(
+  table: Omit<PageTable, "slots" | "epoch">,
+  pages: number,
+  pageSize: number,
+  T: number,
+): void {
   const lengths = values(table.lengths, "lengths");
   const N = lengths.length;
   const queries = values(table.queryIndptr, "queryIndptr", N + 1);
@@ -103,7 +118,6 @@ function validateTable(table: PageTable, pages: number, pageSize: number, T: num
     if (page < 0 || page >= pages)
       bad(`page ${page} at ${i} is outside 0..${pages - 1}`, { page, at: i, pages });
   }
-  validated.set(table, key);
 }
 /**
  * Checks attention over pages and allocates its result. The table is read on the host, once per epoch. Throws ShapeError, DTypeError,
@@ -154,7 +168,7 @@ export function planPagedAttention(
       { q: q.shape, kPages: kPages.shape, vPages: vPages.shape },
     );
   }
-  if (engine.device === "cpu") validateTable(table, P, pageSize, T);
+  if (engine.device === "cpu") validateOnce(table, P, pageSize, T);
   const Dv = vPages.shape[3]!;
   const dtype = q.dtype as FloatDType;
   const rules: ScoreRules = {

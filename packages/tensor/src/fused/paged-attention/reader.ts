@@ -8,8 +8,11 @@ import type { PagedView } from "./plan.ts";
 export interface BlockTableReader {
   /** int32 [T]: the position of each new token in its sequence. */
   readonly positions: Tensor<"int32">;
-  /** Stores the new rows of one layer: k [T, Hkv, D], v [T, Hkv, Dv]. */
-  write(layer: number, k: Tensor, v: Tensor): void;
+  /**
+   * Stores the new rows of one layer: k [T, Hkv, D], v [T, Hkv, Dv]. Without v the values are the first Dv numbers of each key row; a
+   * cache takes one form or the other.
+   */
+  write(layer: number, k: Tensor, v?: Tensor): void;
   /** The layer's pages and the table of this step. */
   view(layer: number): PagedView;
 }

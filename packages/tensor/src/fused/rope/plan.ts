@@ -2,7 +2,8 @@ import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { floatOnly, int32Only, oneEngine } from "../../ops/check.ts";
+import { recheck } from "../../engine/recorder.ts";
+import { floatOnly, hostIntegers, int32Only, oneEngine } from "../../ops/check.ts";
 import { arange } from "../../ops/create.ts";
 import type { RopeOptions } from "./options.ts";
 
@@ -32,8 +33,13 @@ function checkPositions(positions: Tensor, B: number, S: number, rows: number): 
     );
   }
   if (positions.engine.device !== "cpu") return;
-  using dense = positions.contiguous();
-  for (const p of dense.data as Int32Array) {
+  checkRows(positions, rows);
+  recheck([positions], ([given]) => checkRows(given!, rows));
+}
+function checkRows(positions: Tensor, rows: number): void {
+  const data = hostIntegers(positions) as ArrayLike<number>;
+  for (let i = 0; i < data.length; i++) {
+    const p = data[i]!;
     if (p < 0 || p >= rows) {
       throw new ArgumentError(
         `[rope] position ${p} is outside the tables of ${rows} rows; build them for more positions`,

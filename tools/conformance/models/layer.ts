@@ -1,23 +1,27 @@
-import { GroupedQueryAttention } from "@heed/attention";
-import type { GroupedQueryAttentionOptions } from "@heed/attention";
-import { KvCache } from "@heed/kvcache";
-import { concat } from "@heed/tensor";
-import type { Engine, FloatDType, Tensor } from "@heed/tensor";
-import { conformanceTolerance } from "@heed/testkit";
-import type { ModelCase, VectorSet } from "@heed/testkit";
+import type { Layer } from "@heed/attention";
+import { KvCache, type KvCacheOptions } from "@heed/kvcache";
+import { type BlockTableReader, concat, type Engine, type FloatDType, type Tensor } from "@heed/tensor";
+import { conformanceTolerance, type ModelCase, type VectorSet } from "@heed/testkit";
 import type { Produced } from "../judge.ts";
 import { upload } from "../upload.ts";
 
 /** Tokens of a page; small, so that the short sequences of the vectors lie on several. */
 const pageSize = 4;
 
+/** A layer that reads through a cache, and the cache's options that it calls for. */
+export interface CachedLayer {
+  readonly layer: Pick<Layer, "vjp"> & {
+    forward<D extends FloatDType>(x: Tensor<D>, options?: { readonly cache: BlockTableReader }): Tensor<D>;
+  };
+  readonly cache: Pick<KvCacheOptions, "numKvHeads" | "headDim" | "valueHeadDim" | "valuesInKeys">;
+}
+
 /** A prefill of the first half of the tokens, then one token at a time, through a paged cache: [B, S, hidden]. */
-function decode(layer: GroupedQueryAttention, x: Tensor<FloatDType>): Tensor<FloatDType> {
+function decode({ layer, cache: shape }: CachedLayer, x: Tensor<FloatDType>): Tensor<FloatDType> {
   const [B, S] = x.shape as [number, number, number];
-  const { numKvHeads, headDim } = layer.config;
   const { engine, dtype } = x;
   const maxPages = B * Math.ceil(S / pageSize);
-  using cache = new KvCache({ layers: 1, numKvHeads, headDim, pageSize, dtype, engine, maxPages });
+  using cache = new KvCache({ layers: 1, ...shape, pageSize, dtype, engine, maxPages });
   const sequences = Array.from({ length: B }, () => cache.open());
   const advance = (from: number, to: number): Tensor<FloatDType> => {
     using step = cache.reserve(sequences.map((sequence) => ({ sequence, tokens: to - from })));
@@ -32,13 +36,13 @@ function decode(layer: GroupedQueryAttention, x: Tensor<FloatDType>): Tensor<Flo
 }
 
 /**
- * The full sequence, the same through prefill and decode, and the gradients of the input and of every weight. A model without a
- * decoded output of its own must decode to its output.
+ * The full sequence, the same through prefill and decode, and the gradients of the input and of every weight, by the layer that `build`
+ * makes of the case's weights. A model without a decoded output of its own must decode to its output.
  */
-export function runGroupedQuery(
+export function runLayer(
   set: VectorSet<ModelCase>,
   one: ModelCase,
-  options: GroupedQueryAttentionOptions,
+  build: (weights: ReadonlyMap<string, Tensor>) => CachedLayer,
   engine: Engine,
 ): Produced[] {
   const named = (group: string, role: string = group): string => {
@@ -50,7 +54,8 @@ export function runGroupedQuery(
   const weights = new Map(
     Object.entries(one.tensors.weights ?? {}).map(([role, name]) => [role, load(name)]),
   );
-  const layer = new GroupedQueryAttention(options, weights);
+  const cached = build(weights);
+  const { layer } = cached;
   const x = load(named("input"));
   const { output, backward } = layer.vjp(x);
   const gradients = backward(load(named("grad_output")));
@@ -67,7 +72,7 @@ export function runGroupedQuery(
   return [
     produced("output", layer.forward(x), named("output"), "model"),
     produced("vjp output", output, named("output"), "model"),
-    produced("decode_output", decode(layer, x), decoded, "model"),
+    produced("decode_output", decode(cached, x), decoded, "model"),
     ...Object.entries(one.tensors.grads ?? {}).map(([role, tensor]) => {
       const value = role === "input" ? gradients.input : gradients.parameters.get(role);
       return produced(`grad ${role}`, value, tensor, "gradient");

@@ -1,0 +1,26 @@
+// A layer from plain data: the name of its operation, its attributes and a checkpoint's tensors.
+import "@heed/engine-cpu";
+import { buildLayer, GroupedQueryAttention } from "@heed/attention";
+import { HeedError, randn, toFloat64 } from "@heed/tensor";
+
+using layer = GroupedQueryAttention.create({
+  hiddenSize: 32,
+  numHeads: 4,
+  numKvHeads: 2,
+  rope: { base: 10000 },
+});
+const prefix = "model.layers.0.self_attn";
+const checkpoint = new Map([...layer.parameters].map(([name, t]) => [`${prefix}.${name}`, t]));
+const attributes = JSON.parse(JSON.stringify(layer.attributes()));
+
+using built = buildLayer("GroupedQueryAttention", attributes, checkpoint, { prefix });
+using x = randn([1, 4, 32], { seed: 1 });
+const [a, b] = [toFloat64(layer.forward(x)), toFloat64(built.forward(x))];
+console.log(`same bits ${a.every((y, i) => y === b[i])}`);
+
+checkpoint.delete(`${prefix}.k_proj.weight`);
+try {
+  buildLayer("GroupedQueryAttention", attributes, checkpoint, { prefix });
+} catch (error) {
+  if (error instanceof HeedError) console.log(`${error.code}: ${error.message}`);
+}

@@ -1,0 +1,339 @@
+import "@heed/engine-cpu";
+import { KvCache, type Sequence } from "@heed/kvcache";
+import {
+  ArgumentError,
+  cast,
+  concat,
+  copyInto,
+  DTYPES,
+  fill,
+  getEngine,
+  recordTape,
+  scope,
+  ShapeError,
+  type Tensor,
+  toFloat64,
+  zeros,
+} from "@heed/tensor";
+import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { MultiHeadLatentAttention, type MultiHeadLatentAttentionOptions } from "../src/index.ts";
+import { engines } from "./engines.ts";
+import { upload } from "./support/problem.ts";
+
+const HIDDEN = 12;
+const BASE: MultiHeadLatentAttentionOptions = {
+  hiddenSize: HIDDEN,
+  numHeads: 3,
+  qLoraRank: 7,
+  kvLoraRank: 10,
+  qkNopeHeadDim: 5,
+  qkRopeHeadDim: 4,
+  vHeadDim: 6,
+};
+const KINDS: Readonly<Record<string, MultiHeadLatentAttentionOptions>> = {
+  "low-rank queries": BASE,
+  "full queries, half pairs": { ...BASE, qLoraRank: null, rope: { pairing: "half", base: 100 } },
+  "biases, a scale, one head": { ...BASE, bias: true, numHeads: 1, scale: 0.4 },
+  "no rotation": { ...BASE, rope: null },
+  "YaRN's temperature": {
+    ...BASE,
+    rope: { scaling: { type: "yarn", factor: 8, originalMaxPositions: 64, mscale: 1, mscaleAllDim: 1 } },
+  },
+};
+const FLOATS = ["float64", "float32", "float16", "bfloat16"] as const;
+type Float = (typeof FLOATS)[number];
+
+describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name) => {
+  const engine = getEngine(name);
+
+  /** Weights of unit scale, so that attention is far from uniform. */
+  function build(options: MultiHeadLatentAttentionOptions, dtype: Float): MultiHeadLatentAttention {
+    const random = MultiHeadLatentAttention.create({ ...options, engine, dtype: "float64", seed: 2 });
+    const scaled = [...random.parameters].map(([key, t]) => {
+      const factor = key.endsWith("layernorm.weight") ? 0.9 : 20;
+      return [
+        key,
+        upload(
+          toFloat64(t).map((w) => factor * w),
+          t.shape,
+          dtype,
+          engine,
+        ),
+      ] as const;
+    });
+    return MultiHeadLatentAttention.fromParameters(options, new Map<string, Tensor>(scaled));
+  }
+  /** A cache whose pages hold NaN. */
+  function cacheOf(layer: MultiHeadLatentAttention, dtype: Float, layers = 1): KvCache {
+    const cache = new KvCache({ layers, ...layer.cacheLayout, pageSize: 4, maxPages: 24, dtype, engine });
+    using step = cache.reserve([]);
+    for (let i = 0; i < layers; i++) fill(step.view(i).kPages, NaN);
+    return cache;
+  }
+  const tokens = (n: number, dtype: Float, seed = 5): Tensor<Float> =>
+    upload(createRng(seed).normalArray(n * HIDDEN), [n, HIDDEN], dtype, engine);
+  /** One step of the given sequences, x [T, hidden] being their tokens one after the other. */
+  function advance(
+    layer: MultiHeadLatentAttention,
+    cache: KvCache,
+    parts: readonly (readonly [Sequence, number])[],
+    x: Tensor<Float>,
+    expand?: boolean,
+  ): Tensor<Float> {
+    using step = cache.reserve(parts.map(([sequence, n]) => ({ sequence, tokens: n })));
+    const y = layer.forward(x, { cache: step, expand });
+    step.commit();
+    return y;
+  }
+  /** All tokens in one pass without a cache: the expanded form. */
+  const onePass = (layer: MultiHeadLatentAttention, x: Tensor<Float>): Float64Array =>
+    toFloat64(layer.forward(x.unsqueeze(0)));
+
+  for (const [kind, options] of Object.entries(KINDS)) {
+    test.each(FLOATS)(`a prefill of 7 and 3 decode steps equal a pass of 10: ${kind}, %s`, (dtype) => {
+      scope(() => {
+        const layer = build(options, dtype);
+        const x = tokens(10, dtype);
+        const cache = cacheOf(layer, dtype);
+        const sequence = cache.open();
+        const cuts = [0, 7, 8, 9, 10];
+        const found = cuts.slice(1).map((to, i) => {
+          const part = x.slice(0, cuts[i]!, to) as Tensor<Float>;
+          return advance(layer, cache, [[sequence, to - cuts[i]!]], part, false);
+        });
+        // In 16 bits the two forms round in different places, so both are judged by float64 on the same rounded values.
+        const weights = new Map([...layer.parameters].map(([key, t]) => [key, cast(t, "float64") as Tensor]));
+        const reference = MultiHeadLatentAttention.fromParameters(layer.attributes(), weights);
+        const expected = onePass(reference, cast(x, "float64"));
+        const rel = conformanceTolerance(dtype, "forward");
+        assertClose(toFloat64(concat(found, 0)), expected, { rel, shape: [10, HIDDEN], name: "absorbed" });
+        assertClose(onePass(layer, x), expected, { rel, shape: [10, HIDDEN], name: "expanded" });
+        const start = advance(layer, cache, [[cache.open(), 7]], x.slice(0, 0, 7) as Tensor<Float>, true);
+        assertClose(toFloat64(start), expected.subarray(0, 7 * HIDDEN), { rel, name: "expanded, cached" });
+        cache[Symbol.dispose]();
+      });
+    });
+  }
+  test("any split of any sequences into steps equals one pass of each", () => {
+    const plans = fc.record({
+      kind: fc.constantFrom(...Object.keys(KINDS)),
+      steps: fc.array(fc.tuple(fc.nat({ max: 5 }), fc.nat({ max: 5 }), fc.nat({ max: 5 })), {
+        minLength: 1,
+        maxLength: 4,
+      }),
+    });
+    fc.assert(
+      fc.property(plans, ({ kind, steps }) =>
+        scope(() => {
+          const layer = build(KINDS[kind]!, "float64");
+          const cache = cacheOf(layer, "float64");
+          const sequences = [cache.open(), cache.open(), cache.open()];
+          const inputs = sequences.map((_, n) => tokens(20, "float64", n));
+          const found = sequences.map((): number[] => []);
+          for (const counts of steps) {
+            const rows = counts.map((n, s) =>
+              inputs[s]!.slice(0, sequences[s]!.length, sequences[s]!.length + n),
+            );
+            const parts = counts.map((n, s) => [sequences[s]!, n] as const);
+            const y = toFloat64(advance(layer, cache, parts, concat(rows, 0) as Tensor<Float>));
+            let at = 0;
+            counts.forEach((n, s) => found[s]!.push(...y.subarray(at * HIDDEN, (at += n) * HIDDEN)));
+          }
+          sequences.forEach(({ length }, s) => {
+            if (length === 0) return;
+            const expected = onePass(layer, inputs[s]!.slice(0, 0, length) as Tensor<Float>);
+            assertClose(found[s]!, expected, { rel: 1e-11, abs: 1e-12, name: `sequence ${s}` });
+          });
+          cache.check();
+          cache[Symbol.dispose]();
+        }),
+      ),
+      { numRuns: 25 },
+    );
+  });
+  test("sequences that begin with a step are expanded unless told otherwise, others are absorbed", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      const x = tokens(6, "float64");
+      const run = (expand?: boolean, [n, m] = [4, 2] as const): Float64Array =>
+        toFloat64(
+          advance(
+            layer,
+            cache,
+            [
+              [cache.open(), n],
+              [cache.open(), m],
+            ],
+            x,
+            expand,
+          ),
+        );
+      expect(run()).toEqual(run(true));
+      expect(run()).not.toEqual(run(false)); // other roundings
+      assertClose(run(true), run(false), { rel: 1e-12 });
+      const old = cache.open();
+      advance(layer, cache, [[old, 4]], x.slice(0, 0, 4) as Tensor<Float>);
+      const mixed = (expand?: boolean): Tensor<Float> =>
+        advance(
+          layer,
+          cache,
+          [
+            [old, 4],
+            [cache.open(), 2],
+          ],
+          x,
+          expand,
+        );
+      expect(() => mixed(true)).toThrow("expand needs sequences that begin with the step");
+      expect(old.length).toBe(4);
+      expect(mixed().shape).toEqual([6, HIDDEN]);
+      expect(() => layer.forward(x.unsqueeze(0), { expand: true })).toThrow(ArgumentError);
+    });
+  });
+  test("a tape over an expanded prefill serves other prompts, and says so when sequences have a past", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      using table = cache.fixedTable({ sequences: 1, tokens: 6 });
+      const x = tokens(6, "float64");
+      const sequence = cache.open();
+      const first = cache.reserve([{ sequence, tokens: 6 }], { table });
+      const { outputs, tape } = recordTape(engine, () => layer.forward(x, { cache: first }));
+      first.commit();
+      const other = tokens(6, "float64", 8);
+      const second = cache.reserve([{ sequence: cache.open(), tokens: 6 }], { table });
+      copyInto(other, x);
+      tape.replay();
+      second.markWritten();
+      second.commit();
+      expect(toFloat64(outputs)).toEqual(onePass(layer, other));
+      using third = cache.reserve([{ sequence, tokens: 6 }], { table });
+      expect(() => tape.replay()).toThrow("record it with expand: false");
+      expect(third.isOpen).toBe(true);
+      tape[Symbol.dispose]();
+    });
+  });
+  test("the last token's output changes when an early token does", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      const last = (first: number): Float64Array => {
+        const x = tokens(10, "float64");
+        (x.data as Float64Array)[0] = first;
+        using cache = cacheOf(layer, "float64");
+        const sequence = cache.open();
+        advance(layer, cache, [[sequence, 9]], x.slice(0, 0, 9) as Tensor<Float>);
+        return toFloat64(advance(layer, cache, [[sequence, 1]], x.slice(0, 9) as Tensor<Float>));
+      };
+      const [a, b] = [last(0.5), last(2)];
+      expect(Math.max(...a.map((v, i) => Math.abs(v - b[i]!)))).toBeGreaterThan(1e-3);
+    });
+  });
+  test.each(FLOATS)("a token takes kvLoraRank + qkRopeHeadDim numbers a layer and no more, %s", (dtype) => {
+    scope(() => {
+      const layer = build(BASE, dtype);
+      const bytes = (maxPages: number): number => {
+        const sizes = { layers: 3, ...layer.cacheLayout, pageSize: 16, dtype, engine };
+        using cache = new KvCache({ ...sizes, maxPages });
+        return cache.stats().bytes;
+      };
+      const perToken = (bytes(5) - bytes(4)) / 16;
+      expect(perToken).toBe(3 * (10 + 4) * DTYPES[dtype].bytes);
+      expect(bytes(4)).toBe(5 * 16 * perToken); // the null page is the fifth
+    });
+  });
+  test("the rows hold the normalised latent and the rotated shared key, and values are those same rows", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      using step = cache.reserve([{ sequence: cache.open(), tokens: 3 }]);
+      layer.forward(tokens(3, "float64"), { cache: step });
+      const { kPages, vPages } = step.view(0);
+      expect(vPages.storage).toBe(kPages.storage);
+      const row = toFloat64(kPages.select(0, 1).select(0, 0).select(0, 2)); // page 1 holds tokens 0 .. 3
+      const value = toFloat64(vPages.select(0, 1).select(0, 0).select(0, 2));
+      expect([row.length, value]).toEqual([14, row.subarray(0, 10)]);
+      const squares = value.reduce((sum, v) => sum + (v / 0.9) ** 2, 0); // the norm's weight is 0.9
+      expect(squares / 10).toBeCloseTo(1, 5);
+    });
+  });
+  test("a float32 input with 16-bit weights and 16-bit pages is close to the same in float32", () => {
+    scope(() => {
+      const layer = build(BASE, "bfloat16");
+      const weights = new Map([...layer.parameters].map(([key, t]) => [key, cast(t, "float32") as Tensor]));
+      const wide = MultiHeadLatentAttention.fromParameters(BASE, weights);
+      const x = tokens(6, "float32");
+      const run = (of: MultiHeadLatentAttention, pages: Float): Float64Array => {
+        using cache = cacheOf(of, pages);
+        const sequence = cache.open();
+        const first = advance(of, cache, [[sequence, 5]], x.slice(0, 0, 5) as Tensor<Float>);
+        const second = advance(of, cache, [[sequence, 1]], x.slice(0, 5) as Tensor<Float>);
+        return toFloat64(concat([first, second], 0));
+      };
+      const expected = run(wide, "float32");
+      assertClose(run(layer, "float32"), expected, { rel: conformanceTolerance("float32", "forward") });
+      assertClose(run(layer, "bfloat16"), expected, { rel: conformanceTolerance("bfloat16", "forward") });
+    });
+  });
+  test("layers of one cache write and read their own pages", () => {
+    scope(() => {
+      const first = build(BASE, "float64");
+      const second = MultiHeadLatentAttention.fromParameters({ ...BASE, layerIndex: 1 }, first.parameters);
+      using cache = cacheOf(first, "float64", 2);
+      const sequence = cache.open();
+      const inputs = [1, 2].map((seed) => tokens(6, "float64", seed));
+      const run = (from: number, to: number): Float64Array[] => {
+        using step = cache.reserve([{ sequence, tokens: to - from }]);
+        const y = [first, second].map((layer, i) =>
+          toFloat64(layer.forward(inputs[i]!.slice(0, from, to), { cache: step })),
+        );
+        step.commit();
+        return y;
+      };
+      run(0, 5);
+      run(5, 6).forEach((y, i) =>
+        assertClose(y, onePass(first, inputs[i]!).subarray(5 * HIDDEN), { rel: 1e-11, name: `layer ${i}` }),
+      );
+    });
+  });
+  test("x may be [B, S, hidden] beside a cache, and a step of no tokens gives none", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      const sequences = [cache.open(), cache.open()];
+      const x = tokens(6, "float64");
+      const parts = sequences.map((sequence) => [sequence, 3] as const);
+      const y = advance(layer, cache, parts, x.reshape([2, 3, HIDDEN]) as Tensor<Float>);
+      expect(y.shape).toEqual([2, 3, HIDDEN]);
+      assertClose(toFloat64(y.select(0, 1)), onePass(layer, x.slice(0, 3) as Tensor<Float>), { rel: 1e-11 });
+      const none = advance(
+        layer,
+        cache,
+        [[sequences[0]!, 0]],
+        zeros([0, HIDDEN], { engine, dtype: "float64" }),
+      );
+      expect(none.shape).toEqual([0, HIDDEN]);
+    });
+  });
+  test("tokens that do not fit the step, options that a cache gives itself, and another cache are typed errors", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      const x = tokens(3, "float64");
+      const stepOf = (cache: KvCache, n = 3): ReturnType<KvCache["reserve"]> =>
+        cache.reserve([{ sequence: cache.open(), tokens: n }]);
+      using cache = cacheOf(layer, "float64");
+      expect(() => layer.forward(x, { cache: stepOf(cache, 2) })).toThrow(ShapeError);
+      expect(() => layer.forward(x, { cache: stepOf(cache), positions: 0 })).toThrow(ArgumentError);
+      expect(() => layer.vjp(x.unsqueeze(0), { cache: stepOf(cache) } as object)).toThrow(ArgumentError);
+      const sizes = { layers: 1, numKvHeads: 1, headDim: 14, maxPages: 2, dtype: "float64", engine } as const;
+      using separate = new KvCache({ ...sizes, valueHeadDim: 10 });
+      expect(() => layer.forward(x, { cache: stepOf(separate) })).toThrow("valuesInKeys");
+      using narrow = new KvCache({ ...sizes, valueHeadDim: 9, valuesInKeys: true });
+      expect(() => layer.forward(x, { cache: stepOf(narrow) })).toThrow("the layer's cacheLayout");
+      using wide = new KvCache({ ...sizes, headDim: 16, valueHeadDim: 10, valuesInKeys: true });
+      expect(() => layer.forward(x, { cache: stepOf(wide) })).toThrow(ShapeError);
+    });
+  });
+});

@@ -1,0 +1,77 @@
+import { layerBuilders } from "@heed/attention";
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+
+const root = join(import.meta.dir, "../..");
+const read = (path: string): Promise<string> => Bun.file(join(root, path)).text();
+
+/** The cells of every table row of a page, headings and rules left out. */
+function rowsOf(page: string): string[][] {
+  const lines = page.split("\n");
+  return lines
+    .filter(
+      (line, i) =>
+        line.startsWith("|") && !line.startsWith("| -") && lines[i + 1]?.startsWith("| -") !== true,
+    )
+    .map((line) =>
+      line
+        .slice(1, -1)
+        .split(/(?<!\\)\|/)
+        .map((cell) => cell.trim()),
+    );
+}
+/** Links of a text to files of the project, by their path from the root. */
+function linksOf(page: string, text: string): { readonly words: string; readonly path: string }[] {
+  const links = text.matchAll(/\[([^\]]+)\]\((?!https?:)([^)#]+)\)/g);
+  return [...links].map(([, words, link]) => ({ words: words!, path: join(page, "..", link!) }));
+}
+describe("the page that maps zerfoo's symbols", async () => {
+  const page = "docs/from-zerfoo.md";
+  const text = await read(page);
+  const rows = rowsOf(text);
+
+  test("has a row for each of them, and no cell is empty", () => {
+    expect(rows.length).toBeGreaterThan(150);
+    expect(rows.filter((cells) => cells.includes("") || ![3, 4].includes(cells.length))).toEqual([]);
+    expect(text).not.toContain("not yet");
+  });
+  test("names tests that are there", async () => {
+    for (const cells of rows) {
+      const links = linksOf(page, cells.at(-1)!);
+      expect([cells[0], links.length]).toEqual([cells[0], 1]);
+      const { words, path } = links[0]!;
+      expect([path, words, (await read(path)).includes(words)]).toEqual([path, words, true]);
+    }
+  });
+});
+describe("pages of layers", () => {
+  const pages = [...new Bun.Glob("docs/layers/*.md").scanSync(root)].toSorted();
+
+  test("each layer that builds has one", async () => {
+    const titles = (await Promise.all(pages.map(read))).map((text) => text.split("\n", 1)[0]!);
+    for (const operation of layerBuilders.keys())
+      expect([operation, titles.some((title) => title.includes(operation))]).toEqual([operation, true]);
+  });
+  test.each(pages)("%s ends with an example that runs", async (page) => {
+    const last = (await read(page)).trimEnd().split("\n\n").at(-1)!;
+    expect(last).toStartWith("Runnable: ");
+    expect(linksOf(page, last).every(({ path }) => path.startsWith("docs/examples/"))).toBe(true);
+  });
+});
+describe("pages that map others' names to ours", async () => {
+  const sources = await Promise.all(
+    [...new Bun.Glob("packages/{tensor,attention,kvcache}/src/**/*.ts").scanSync(root)].map(read),
+  );
+  const words = new Set(sources.join("\n").match(/\w+/g));
+
+  test.each(["docs/from-zerfoo.md", "docs/from-pytorch.md"])(
+    "%s names what is in our sources",
+    async (page) => {
+      for (const cells of rowsOf(await read(page))) {
+        const spans = [...cells[1]!.matchAll(/`([^`]+)`/g)].map(([, span]) => span!);
+        const names = spans.flatMap((span) => span.replaceAll(/"[^"]*"/g, "").match(/[A-Za-z]\w{3,}/g) ?? []);
+        expect([cells[0], names.filter((name) => !words.has(name))]).toEqual([cells[0], []]);
+      }
+    },
+  );
+});

@@ -47,6 +47,7 @@ function readIndex(path: string): Map<string, string> {
  * it when they are loaded.
  */
 export class HFCheckpoint {
+  /** The folder, as given. */
   readonly folder: string;
   /** config.json, parsed. */
   readonly config: JsonObject;
@@ -69,6 +70,7 @@ export class HFCheckpoint {
   get names(): string[] {
     return [...this.#places.keys()];
   }
+  /** Whether there is a tensor of that name. */
   has(name: string): boolean {
     return this.#places.has(name);
   }

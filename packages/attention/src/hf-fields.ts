@@ -26,6 +26,7 @@ export class Fields {
   get names(): string[] {
     return Object.keys(this.#json).filter((name) => this.has(name));
   }
+  /** Whether the field is there and not null. */
   has(name: string): boolean {
     return this.raw(name) !== undefined;
   }

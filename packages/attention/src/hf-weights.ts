@@ -19,7 +19,7 @@ import { latentParameterShapes, resolveLatentConfig } from "./mla-options.ts";
 import { MultiHeadLatentAttention } from "./mla.ts";
 import type { ParameterShapes } from "./parameters.ts";
 
-/** Options of {@link loadTensor}. */
+/** Options of {@link loadTensor} and {@link loadAttention}. */
 export interface LoadOptions {
   /** Convert to this dtype. Default: as stored. */
   readonly dtype?: FloatDType | undefined;
@@ -65,7 +65,7 @@ function storedDType(checkpoint: HFCheckpoint, name: string, shape?: Shape): Flo
   return dtype;
 }
 /**
- * One tensor of a checkpoint, in its own scope's hands. Throws FormatError when there is none, DTypeError when it is no
+ * One tensor of a checkpoint, of the caller's scope. Throws FormatError when there is none, DTypeError when it is no
  * float (quantised), ShapeError unless it has `shape`, where given; OutOfMemoryError.
  */
 export function loadTensor(
@@ -105,7 +105,7 @@ function prefixOf(checkpoint: HFCheckpoint, layer: number, shapes: ParameterShap
   }
   return prefix;
 }
-/** Loads neighbours into one allocation; false when one is missing or their dtypes differ. */
+/** Loads neighbours into one allocation, unless one is not called for or their dtypes differ. */
 function loadTogether(
   checkpoint: HFCheckpoint,
   prefix: string,

@@ -89,8 +89,8 @@ export function checkLatentView(
 /** Where the rows of each sequence start, and the end [N + 1], when no sequence has a row that is older than the step; else undefined. */
 function beginnings([queryIndptr, lengths]: readonly Tensor[]): number[] | undefined {
   const starts = Array.from(hostIntegers(queryIndptr!), Number);
-  const fresh = Array.from(hostIntegers(lengths!), Number).every((n, i) => starts[i + 1]! - starts[i]! === n);
-  return fresh ? starts : undefined;
+  const ends = Array.from(hostIntegers(lengths!), (n, i) => starts[i]! + Number(n));
+  return ends.every((end, i) => end === starts[i + 1]) ? starts : undefined;
 }
 /**
  * Row ranges [N + 1] of a step's sequences when it is to be computed in expanded form; undefined for the absorbed one. Throws

@@ -8,13 +8,20 @@ import {
   memoryUsage,
   scope,
   ShapeError,
+  sum,
   tensor,
   type Tensor,
   toFloat64,
   trackLeaks,
   zeros,
 } from "@heed/tensor";
-import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
+import {
+  assertClose,
+  checkDirectionalGradient,
+  conformanceTolerance,
+  createRng,
+  dotProduct,
+} from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import {
   GroupedQueryAttention,
@@ -106,6 +113,61 @@ describe.each(engines)("GroupedQueryAttention and its past on %s", (name) => {
       expect(Math.max(...toFloat64(full.past!.k).map(Math.abs))).toBeGreaterThan(0);
     });
   });
+  test("the gradient of a mask has its shape, beside documents as well", () => {
+    scope(() => {
+      const layer = GroupedQueryAttention.create({ ...SMALL, ...on, seed: 1 });
+      const x = random(1, 2, 3, 8);
+      const documents = int32([0, 0, 1, 0, 1, 1], 2, 3);
+      const gradient = (attnMask: Tensor): Tensor =>
+        layer.vjp(x, { attnMask, documents, attnMaskGradient: true }).backward(x).attnMask!;
+      const full = random(2, 1, 1, 3, 3).broadcastTo([2, 4, 3, 3]).contiguous();
+      const all = gradient(full) as Tensor<"float64">;
+      for (const axes of [[0], [1], [0, 1], [0, 1, 2]]) {
+        const shape = [2, 4, 3, 3].map((n, axis) => (axes.includes(axis) ? 1 : n));
+        const narrow = axes.includes(2)
+          ? zeros(shape, on)
+          : full.slice(0, 0, shape[0]!).slice(1, 0, shape[1]!);
+        const expected = axes.includes(2) ? gradient(zeros([2, 4, 3, 3], on)) : all;
+        const found = gradient(narrow);
+        expect(found.shape).toEqual(shape);
+        const total = sum(expected as Tensor<"float64">, { axes, keepDims: true });
+        assertClose(toFloat64(found), toFloat64(total), { rel: 1e-12, name: axes.join() });
+      }
+      expect(gradient(zeros([3, 3], on)).shape).toEqual([3, 3]);
+    });
+  });
+  test("a pass survives the handles of all that it was given", () => {
+    scope(() => {
+      const layer = GroupedQueryAttention.create({
+        ...CROSS,
+        ...on,
+        rope: {},
+        rotateContext: true,
+        qkNorm: {},
+      });
+      const x = random(1, 2, 3, 8);
+      const given = () => ({
+        context: random(2, 2, 2, 6),
+        contextPositions: int32([0, 1, 4, 5], 2, 2),
+        contextDocuments: int32([0, 0, 0, 1], 2, 2),
+        documents: int32([0, 0, 0, 0, 1, 1], 2, 3),
+        positions: int32([0, 1, 2, 3, 4, 5], 2, 3),
+        attnMask: random(5, 3, 4),
+        kvLengths: int32([2, 1], 2),
+      });
+      const past = () => ({
+        k: random(3, 2, 2, 2, 4),
+        v: random(4, 2, 2, 2, 4),
+        lengths: int32([2, 1], 2),
+        documents: int32([0, 0, 1, 1], 2, 2),
+      });
+      const expected = flat(layer.vjp(x, { ...given(), past: past() }).backward(x));
+      const [inputs, before] = [given(), past()];
+      const pass = layer.vjp(x, { ...inputs, past: before, attnMaskGradient: true });
+      for (const t of [...Object.values(inputs), ...Object.values(before)]) t[Symbol.dispose]();
+      expect(flat(pass.backward(x))).toEqual(expected);
+    });
+  });
   test("two sequences, two passes each before any goes backward, do not disturb one another", () => {
     scope(() => {
       const layer = GroupedQueryAttention.create({ ...SMALL, ...on, rope: {}, qkNorm: {}, bias: true });
@@ -134,6 +196,8 @@ describe.each(engines)("GroupedQueryAttention and its past on %s", (name) => {
         const expected = toFloat64(layer.forward(x, { context, positions: 2, ...at }));
         const past = layer.contextKeysValues(context, { positions: rotateContext ? 4 : 0 });
         expect(toFloat64(layer.forward(x, { past, positions: 2 }))).toEqual(expected);
+        const fromStart = toFloat64(layer.forward(x, { context, ...at }));
+        expect(toFloat64(layer.forward(x, { past }))).toEqual(fromStart); // x does not follow a context
         // A token at a time sees the same context.
         const last = x.slice(1, 2, 3) as Tensor<"float64">;
         const one = toFloat64(layer.forward(last, { past, positions: 4 }));
@@ -368,6 +432,32 @@ describe.each(engines)("GroupedQueryAttention and its past on %s", (name) => {
       expect(run(0.5, 1)).toEqual(run(0.5, 1));
       expect(run(0.5, 1)).not.toEqual(run(0.5, 2));
       expect(run(0, 1).get("output")).toEqual(toFloat64(layer.forward(x)));
+      const dropout = { probability: 0.5, seed: 3 };
+      const wide = GroupedQueryAttention.fromParameters(
+        layer.attributes(),
+        // Weights of unit scale, so that attention is far from uniform.
+        new Map(
+          [...layer.parameters].map(([key, t]) => [
+            key,
+            tensor(
+              toFloat64(t).map((w) => 30 * w),
+              t.shape,
+              on,
+            ),
+          ]),
+        ),
+      );
+      const objective = (values: Float64Array): number =>
+        scope(() => {
+          const { output } = wide.vjp(upload(values, [1, 6, 8], "float64", engine), { dropout });
+          return dotProduct(toFloat64(output), toFloat64(x));
+        });
+      const { input } = wide.vjp(x, { dropout }).backward(x);
+      checkDirectionalGradient(objective, toFloat64(x), toFloat64(input), {
+        h: 2 ** -12,
+        rel: 1e-7,
+        abs: 1e-7,
+      });
       expect(() => run(1, 1)).toThrow(ArgumentError);
     });
   });

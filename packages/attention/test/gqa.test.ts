@@ -76,15 +76,15 @@ describe.each(engines)("GroupedQueryAttention on %s", (name) => {
   });
   test("one seed gives one layer, another seed another", () => {
     scope(() => {
-      const weights = (seed: number): number[] =>
-        [
-          ...GroupedQueryAttention.create({ ...SMALL, sinks: true, engine, seed }).parameters.values(),
-        ].flatMap((t) => [...toFloat64(t)]);
+      const weights = (seed: number, contextSize?: number): number[] => {
+        const layer = GroupedQueryAttention.create({ ...SMALL, sinks: true, contextSize, engine, seed });
+        return [...layer.parameters.values()].flatMap((t) => [...toFloat64(t)]);
+      };
       expect(weights(7)).toEqual(weights(7));
       expect(weights(7)).not.toEqual(weights(8));
       const spread = Math.sqrt(weights(7).reduce((sum, w) => sum + w * w, 0) / weights(7).length);
       expect(Math.abs(spread - 0.02)).toBeLessThan(0.003);
-      expect(new Set(weights(7)).size).toBe(weights(7).length); // no two parameters share a stream
+      for (const all of [weights(7), weights(7, 6)]) expect(new Set(all).size).toBe(all.length); // no two parameters share a stream
     });
   });
   test("attributes are JSON, and a layer built from them and the parameters is the same function", () => {

@@ -8,6 +8,7 @@ import {
   DTYPES,
   fill,
   getEngine,
+  type Recorded,
   recordTape,
   scope,
   ShapeError,
@@ -216,6 +217,62 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       tape[Symbol.dispose]();
     });
   });
+  test("both forms agree at the head sizes of DeepSeek-V3, over more keys than a kernel takes at once", () => {
+    scope(() => {
+      const heads = { kvLoraRank: 512, qkNopeHeadDim: 128, qkRopeHeadDim: 64, vHeadDim: 128 };
+      const layer = build({ ...BASE, numHeads: 4, ...heads }, "float32");
+      const sizes = { layers: 1, ...layer.cacheLayout, pageSize: 64, maxPages: 4, engine };
+      using cache = new KvCache(sizes);
+      const sequence = cache.open();
+      const x = tokens(150, "float32");
+      const part = (from: number, to: number): Tensor<Float> => x.slice(0, from, to) as Tensor<Float>;
+      const found = concat(
+        [
+          advance(layer, cache, [[sequence, 130]], part(0, 130)),
+          advance(layer, cache, [[sequence, 19]], part(130, 149)),
+          advance(layer, cache, [[sequence, 1]], part(149, 150)),
+        ],
+        0,
+      );
+      assertClose(toFloat64(found), onePass(layer, x), { rel: conformanceTolerance("float32", "forward") });
+    });
+  });
+  test("a tape over a decode step of the first token serves later positions", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      using table = cache.fixedTable({ sequences: 1 });
+      const all = tokens(5, "float64");
+      const x = concat([all.slice(0, 0, 1)]) as Tensor<Float>; // memory of its own
+      const sequence = cache.open();
+      const decode = (f: (step: ReturnType<KvCache["reserve"]>) => void): void => {
+        using step = cache.reserve([{ sequence, tokens: 1 }], { table });
+        f(step);
+        step.markWritten();
+        step.commit();
+      };
+      let recorded: Recorded<Tensor<Float>> | undefined;
+      decode((step) => (recorded = recordTape(engine, () => layer.forward(x, { cache: step }))));
+      for (let t = 1; t < 5; t++) {
+        copyInto(all.slice(0, t, t + 1), x);
+        decode(() => recorded!.tape.replay());
+      }
+      const expected = onePass(layer, all).subarray(4 * HIDDEN);
+      assertClose(toFloat64(recorded!.outputs), expected, { rel: 1e-12 });
+    });
+  });
+  test.each([true, false])(
+    "a layer that is not causal sees all of its step's tokens, expanded %p",
+    (expand) => {
+      scope(() => {
+        const layer = build({ ...BASE, isCausal: false }, "float64");
+        using cache = cacheOf(layer, "float64");
+        const x = tokens(6, "float64");
+        const found = toFloat64(advance(layer, cache, [[cache.open(), 6]], x, expand));
+        assertClose(found, onePass(layer, x), { rel: 1e-12 });
+      });
+    },
+  );
   test("the last token's output changes when an early token does", () => {
     scope(() => {
       const layer = build(BASE, "float64");
@@ -324,7 +381,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       const stepOf = (cache: KvCache, n = 3): ReturnType<KvCache["reserve"]> =>
         cache.reserve([{ sequence: cache.open(), tokens: n }]);
       using cache = cacheOf(layer, "float64");
-      expect(() => layer.forward(x, { cache: stepOf(cache, 2) })).toThrow(ShapeError);
+      expect(() => layer.forward(x, { cache: stepOf(cache, 2) })).toThrow("the 2 tokens of the cache's step");
       expect(() => layer.forward(x, { cache: stepOf(cache), positions: 0 })).toThrow(ArgumentError);
       expect(() => layer.vjp(x.unsqueeze(0), { cache: stepOf(cache) } as object)).toThrow(ArgumentError);
       const sizes = { layers: 1, numKvHeads: 1, headDim: 14, maxPages: 2, dtype: "float64", engine } as const;

@@ -179,6 +179,8 @@ describe.each(engines)("MultiHeadLatentAttention on %s", (name) => {
         "o_proj.weight",
         "o_proj.bias",
       ]);
+      const firsts = [...low].flatMap(([key, t]) => (t.rank === 2 ? [[key, toFloat64(t)[0]] as const] : []));
+      expect(new Set(firsts.map(([, value]) => value)).size).toBe(firsts.length); // each has numbers of its own
       const weight = (seed: number): Float64Array => toFloat64(make({ seed }).get("kv_b_proj.weight")!);
       expect(weight(4)).toEqual(weight(4));
       expect(weight(4)).not.toEqual(weight(5));
@@ -273,6 +275,27 @@ describe.each(engines)("MultiHeadLatentAttention on %s", (name) => {
       layer[Symbol.dispose]();
       layer[Symbol.dispose]();
       expect(() => layer.forward(x)).toThrow("disposed");
+    });
+  });
+  test("scaleRope divides positions, is part of the attributes, and does not add up", () => {
+    scope(() => {
+      const make = (rope: MultiHeadLatentAttentionOptions["rope"]): MultiHeadLatentAttention =>
+        MultiHeadLatentAttention.create({ ...SMALL, rope, engine, dtype: "float64", seed: 1 });
+      const values = Float64Array.from({ length: 40 }, (_, i) => 30 * Math.cos(i));
+      const run = (layer: MultiHeadLatentAttention): Float64Array =>
+        toFloat64(layer.forward(upload(values, [1, 5, 8], "float64", engine), { positions: 9 }));
+      const layer = make({});
+      const plain = run(layer);
+      layer.scaleRope(4);
+      layer.scaleRope(4);
+      assertClose(run(layer), run(make({ scaling: { type: "linear", factor: 4 } })), { rel: 1e-12 });
+      expect(run(layer)).not.toEqual(plain);
+      const again = MultiHeadLatentAttention.fromParameters(layer.attributes(), layer.parameters);
+      expect(run(again)).toEqual(run(layer));
+      layer.scaleRope(1);
+      expect(run(layer)).toEqual(plain);
+      expect(() => layer.scaleRope(0)).toThrow(ArgumentError);
+      expect(() => make(null).scaleRope(2)).toThrow("scaleRope needs a layer with rope");
     });
   });
   test("a rotation that is passed in is shared and outlives the layer", () => {

@@ -71,7 +71,7 @@ export const RMS_NORM_BACKWARD = {
 } as const;
 /** heed_scores, part of the blocks of attention. */
 export const SCORES = {
-  bytes: 768,
+  bytes: 784,
   fields: {
     scale: 0,
     softcap: 8,
@@ -79,55 +79,57 @@ export const SCORES = {
     window_right: 24,
     query_offset: 32,
     offset_mode: 40,
-    reserved: 44,
-    mask: 48,
-    alibi_slopes: 192,
-    sinks: 336,
-    kv_lengths: 480,
-    query_offsets: 624,
+    dropout_threshold: 44,
+    dropout_factor: 48,
+    dropout_seed: 56,
+    mask: 64,
+    alibi_slopes: 208,
+    sinks: 352,
+    kv_lengths: 496,
+    query_offsets: 640,
   },
 } as const;
 /** heed_attention. */
 export const ATTENTION = {
-  bytes: 1496,
-  fields: { size: 0, reserved: 4, scores: 8, q: 776, k: 920, v: 1064, out: 1208, lse: 1352 },
+  bytes: 1512,
+  fields: { size: 0, reserved: 4, scores: 8, q: 792, k: 936, v: 1080, out: 1224, lse: 1368 },
 } as const;
 /** heed_attention_backward. */
 export const ATTENTION_BACKWARD = {
-  bytes: 2360,
+  bytes: 2376,
   fields: {
     size: 0,
     reserved: 4,
     scores: 8,
-    q: 776,
-    k: 920,
-    v: 1064,
-    out: 1208,
-    lse: 1352,
-    d_out: 1496,
-    dq: 1640,
-    dk: 1784,
-    dv: 1928,
-    d_mask: 2072,
-    d_sinks: 2216,
+    q: 792,
+    k: 936,
+    v: 1080,
+    out: 1224,
+    lse: 1368,
+    d_out: 1512,
+    dq: 1656,
+    dk: 1800,
+    dv: 1944,
+    d_mask: 2088,
+    d_sinks: 2232,
   },
 } as const;
 /** heed_paged_attention. */
 export const PAGED_ATTENTION = {
-  bytes: 2072,
+  bytes: 2088,
   fields: {
     size: 0,
     reserved: 4,
     scores: 8,
-    q: 776,
-    out: 920,
-    lse: 1064,
-    k_pages: 1208,
-    v_pages: 1352,
-    query_indptr: 1496,
-    indptr: 1640,
-    indices: 1784,
-    lengths: 1928,
+    q: 792,
+    out: 936,
+    lse: 1080,
+    k_pages: 1224,
+    v_pages: 1368,
+    query_indptr: 1512,
+    indptr: 1656,
+    indices: 1800,
+    lengths: 1944,
   },
 } as const;
 /** heed_kv_append. */

@@ -49,9 +49,9 @@ describe("a fixed table", () => {
       for (const layer of [0, 1]) writeLayer(cache, step, idsFrom(30, 5), layer);
       const view = step.view(1);
       const pages = view.table.indptr.data[2]!;
-      const values = PARTS.map((part) => [
-        ...view.table[part].data.slice(0, part === "indices" ? pages : undefined),
-      ]);
+      const values = PARTS.map((part) =>
+        Array.from(view.table[part].data.subarray(0, part === "indices" ? pages : undefined)),
+      );
       return [values, [...step.positions.data], gathered(cache, view, 0), gathered(cache, view, 1)];
     });
     expect(seen[1]).toEqual(seen[0]);

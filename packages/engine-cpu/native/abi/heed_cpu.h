@@ -83,7 +83,10 @@ typedef struct {
   double scale, softcap;                 // softcap 0: none
   int64_t window_left, window_right;     // -1: open
   int64_t query_offset;                  // with HEED_OFFSET_CONSTANT
-  int32_t offset_mode, reserved;
+  int32_t offset_mode;
+  uint32_t dropout_threshold;            // probability * 2^32: a weight whose random word is below it becomes 0
+  double dropout_factor;                 // of the others: 1 / (1 - probability). 0: no dropout
+  uint64_t dropout_seed;                 // kernels/dropout-inl.h has the generator
   heed_tensor mask;                      // bool or float, broadcast to [B, Hq, S, Sk] by zero strides; or absent
   heed_tensor alibi_slopes;              // [Hq], float32 (float64 when q is float64); or absent
   heed_tensor sinks;                     // [Hq], likewise; or absent
@@ -111,7 +114,7 @@ typedef struct {
 // lengths[n] tokens, whose token t lies in page indices[indptr[n] + t / page_size] at row t % page_size.
 typedef struct {
   uint32_t size, reserved;
-  heed_scores scores;                    // mask, kv_lengths and query_offsets are absent; offset_mode is HEED_OFFSET_END
+  heed_scores scores;                    // mask, kv_lengths, query_offsets and dropout are absent; offset_mode is HEED_OFFSET_END
   heed_tensor q, out;                    // [T, Hq, D], [T, Hq, Dv]
   heed_tensor lse;                       // [T, Hq]; or absent
   heed_tensor k_pages, v_pages;          // [P, Hkv, page_size, D], [P, Hkv, page_size, Dv]; the dtype may differ from q's

@@ -147,16 +147,18 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       Dots<decltype(n)::value>(r, high, first);
       first = false;
     });
-    // Values that some row does not see may be multiplied by its 0 only when they are finite.
-    const bool same = a.rules.apply_mask == nullptr && Local(rows - 1, j0).first == low && Local(0, j0).end == high;
+    // Values that some row does not see, or drops, may be multiplied by its 0 only when they are finite.
+    const bool drops = a.rules.dropout.On();
+    const bool same = !drops && a.rules.apply_mask == nullptr && Local(rows - 1, j0).first == low && Local(0, j0).end == high;
     const bool select = !same && !Finite(low, high), plain = a.rules.Plain();
     for (int64_t r = 0; r < rows; r++) {
       T* row = p + r * kKeyBlock;
       const KeyRange local = Local(r, j0);
       if (!plain || local.first > 0 || local.end < kKeyBlock)
         a.rules.Finish(row, kKeyBlock, local.first, local.end, Base::At(r), j0);
-      const uint64_t visible = select ? VisibleBits(row) : 0;
+      uint64_t visible = select ? VisibleBits(row) : 0;
       SoftmaxRow<T>(row, m + r, sum + r * Width<T>, alpha + r);
+      if (drops) DropRow(a.rules, Base::At(r), row, local.first, local.end, j0, &visible);
       if (select) AccumulateSelected(r, visible);
     }
     if (select) return;

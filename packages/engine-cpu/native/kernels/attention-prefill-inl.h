@@ -94,7 +94,7 @@ template <class T> struct PrefillTask : TaskRows<T> {
   using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local;
   int64_t tiled;  // rows rounded up to kTileRows
   T* packed;
-  uint64_t* bits;  // per row: the keys of this block that it sees; kept only for a block whose values are not finite
+  uint64_t* bits;  // per row: the keys of this block that it sees and that are not dropped; kept only for a block whose values are not finite
 
   /// Bytes of scratch for `rows` rows; `own_block`: with room for a packed block.
   static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv, bool own_block) {
@@ -160,6 +160,10 @@ template <class T> struct PrefillTask : TaskRows<T> {
       }
       if (!finite) bits[i] = VisibleBits(row);
       SoftmaxRow<T>(row, m + i, sum + i * Width<T>, alpha + i);
+      if (a.rules.dropout.On()) {
+        const KeyRange local = Local(i, j0);
+        DropRow(a.rules, Base::At(i), row, local.first, local.end, j0, finite ? nullptr : bits + i);
+      }
     }
   }
   /// The product with a block of V that holds NaN or Inf: only what a row sees is touched.

@@ -110,6 +110,17 @@ template <class T> HEED_INLINE uint64_t VisibleBits(const T* logits) {
   return bits;
 }
 
+/// Drops p of keys [low, high) of the block at j0, after their sum is taken; clears the bits of dropped keys. Others have p 0.
+template <class T> HEED_NOINLINE void DropRow(const ScoreRules<T>& rules, const RowAt& at, T* p, int64_t low, int64_t high, int64_t j0,
+                                              uint64_t* bits) {
+  low = low / Width<T> * Width<T>;
+  high = RoundUp(high, Width<T>);
+  T keep[kKeyBlock];
+  rules.dropout.Draw(keep + low, high - low, at.batch, at.head, at.query, j0 + low);
+  Drop(p + low, keep + low, high - low);
+  for (int64_t j = low; bits != nullptr && j < high; j++) *bits &= ~(static_cast<uint64_t>(keep[j] == 0) << j);
+}
+
 /// Writes out and lse of row r: `acc` is the sum of p v, `sum` of p (and of the sink), both relative to 2^m. A sum of 0 means
 /// that the row saw nothing.
 template <class T>

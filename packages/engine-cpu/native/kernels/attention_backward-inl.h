@@ -42,10 +42,13 @@ template <class T> struct KeyRows {
 template <class T> struct ScoreBlock {
   static constexpr int64_t kRow = kKeyBlock + 64 / int64_t{sizeof(T)};
   T *p, *ds, *slope;
-  uint8_t* visible;              // [rows][kKeyBlock], written for blocks that are not finite
+  uint8_t* visible;              // [rows][kKeyBlock], written for blocks that are not finite: 0, kSeen, or kSeen | kKept
   int32_t* first;                // per tile of kTileRows rows: the range of keys whose p and ds are computed; zero beyond
   int32_t* end;
 };
+
+/// A pair that is visible, and one whose weight is not dropped.
+constexpr uint8_t kSeen = 1, kKept = 2;
 
 /// x[0 .. n) *= factor; returns whether the products are finite (0 * x is NaN otherwise).
 template <class T> HEED_INLINE bool ScaleRow(T* x, int64_t n, T factor) {
@@ -63,15 +66,22 @@ template <class T> HEED_INLINE T DotRow(const T* x, const T* y, int64_t n) {
   return HorizontalSum<T>(sum);
 }
 
-/// One row of a block, from products to probabilities: p holds scores, ds holds dP on entry, both for n keys from j0 on.
+/// One row of a block, from products to probabilities: p holds scores, ds holds dP on entry, both for n keys from j0 on. Under dropout dP
+/// is dropped first, since dS takes the gradient of the dropped weights to that of the softmax, and P last, for dV.
 template <class T>
 HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, T* ds, T* slope, int64_t n, int64_t low,
                              int64_t high, int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
   const T hidden = static_cast<T>(-__builtin_inf());
   const bool capped = rules.cap != 0 && !before_softcap;
   rules.Finish(p, n, low, high, at, j0, capped ? slope : nullptr);
+  T keep[kKeyBlock];
+  const bool drops = rules.dropout.On();
+  if (drops) {
+    rules.dropout.Draw(keep, n, at.batch, at.head, at.query, j0);
+    Drop(ds, keep, n);
+  }
   if (visible != nullptr)
-    for (int64_t i = 0; i < n; i++) visible[i] = p[i] != hidden;
+    for (int64_t i = 0; i < n; i++) visible[i] = p[i] == hidden ? 0 : drops && keep[i] == 0 ? kSeen : kSeen | kKept;
   for (int64_t i = 0; i < n; i += Width<T>) {
     const Vec<T> x = Load<T>(p + i);
     const Mask<T> out = x == Set1(hidden);
@@ -81,6 +91,7 @@ HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, 
     Store<T>(p + i, y);
     Store<T>(ds + i, Select<T>(out, Vec<T>{}, d));
   }
+  if (drops) Drop(p, keep, n);
 }
 template <class T> HEED_INLINE void ZeroOutside(T* row, int64_t first, int64_t end) {
   memset(row, 0, sizeof(T) * first);
@@ -182,9 +193,10 @@ HEED_NOINLINE void MultiplyVisible(const BackwardShape& s, const QueryRows<T>& q
   };
   for (int64_t i = 0; i < q.count; i++)
     for (int64_t j = 0; j < k.count; j++) {
-      if (!block.visible[i * kKeyBlock + j]) continue;
+      const uint8_t visible = block.visible[i * kKeyBlock + j];
+      if (!visible) continue;
       const T p = block.p[i * ScoreBlock<T>::kRow + j], ds = block.ds[i * ScoreBlock<T>::kRow + j];
-      add(sums.dv + j * s.o_row, p, q.d_out + i * s.o_row, s.dv);
+      if (visible & kKept) add(sums.dv + j * s.o_row, p, q.d_out + i * s.o_row, s.dv);
       add(sums.dk + j * s.q_row, ds, q.q + i * s.q_row, s.d);
       add(sums.dq + i * s.q_row, ds, k.k + j * s.q_row, s.d);
     }

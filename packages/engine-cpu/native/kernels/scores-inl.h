@@ -6,6 +6,7 @@
 #pragma once
 #include "../abi/heed_cpu.h"
 #include "../simd/storage.h"
+#include "dropout-inl.h"
 #include "exp-inl.h"
 
 namespace heed::HEED_ISA {
@@ -61,6 +62,7 @@ template <class T> struct ScoreRules {
   int64_t slope_stride, sink_stride;
   void (*apply_mask)(T* s, const char* mask, int64_t stride, int64_t n);  // NULL: no mask
   int64_t mask_bytes;           // size of a mask element
+  Dropout<T> dropout;
 
   /// True when logits differ from query_factor * q.k by exclusion through the key range only.
   bool Plain() const { return cap == 0 && slopes == nullptr && apply_mask == nullptr; }
@@ -146,6 +148,7 @@ template <class T> HEED_INLINE ScoreRules<T> MakeScoreRules(const heed_scores& s
   r.sinks = static_cast<const T*>(s.sinks.data);
   r.slope_stride = s.alibi_slopes.strides[0];
   r.sink_stride = s.sinks.strides[0];
+  r.dropout = {static_cast<T>(s.dropout_factor), s.dropout_threshold, s.dropout_seed};
   *valid = true;
   if (s.mask.data == nullptr) return r;
   r.mask_bytes = 1;

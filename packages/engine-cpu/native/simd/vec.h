@@ -49,6 +49,17 @@ HEED_INLINE Vec<double> Fma(Vec<double> a, Vec<double> b, Vec<double> c) { retur
 #else
 template <class V> HEED_INLINE V Fma(V a, V b, V c) { return a * b + c; }
 #endif
+/// 64-bit lanes, and the products of their low halves.
+typedef uint64_t U64 __attribute__((vector_size(kVecBytes)));
+#if defined(__AVX512F__)
+HEED_INLINE U64 MultiplyLow(U64 a, U64 b) { return (U64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+HEED_INLINE U64 MultiplyLow(U64 a, U64 b) { return (U64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+#elif defined(__x86_64__)
+HEED_INLINE U64 MultiplyLow(U64 a, U64 b) { return (U64)_mm_mul_epu32((__m128i)a, (__m128i)b); }
+#else
+HEED_INLINE U64 MultiplyLow(U64 a, U64 b) { return (a & uint64_t{0xffffffff}) * (b & uint64_t{0xffffffff}); }
+#endif
 /// b where a is NaN, so Max(x, running) forgets a NaN in x; the NaN comes back through exp(x - max).
 template <class V> HEED_INLINE V Max(V a, V b) { return a > b ? a : b; }
 template <class V> HEED_INLINE V Min(V a, V b) { return a < b ? a : b; }

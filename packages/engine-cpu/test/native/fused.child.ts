@@ -131,6 +131,7 @@ describe("fused operations on the native engine", () => {
     }),
     "lengths from the end, left open": () => ({ window: { right: 0 }, kvLengths: int32([5, 8]) }),
     "slopes and sinks": (dtype) => ({ alibiSlopes: perHead(dtype), sinks: perHead(dtype) }),
+    dropout: () => ({ isCausal: true, dropout: { probability: 0.4, seed: 17 } }),
     "a float mask, broadcast over batch and queries": (dtype) => ({ attnMask: random(dtype, [Hq, 1, Sk]) }),
     "a bool mask": () => {
       const bits = Uint8Array.from({ length: B * S * Sk }, (_, i) => Number((i * 7) % 3 !== 0));

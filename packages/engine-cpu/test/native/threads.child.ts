@@ -48,6 +48,12 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     const g = attentionVjp(...qkv(d), { isCausal: true }).backward(of([1, 301, 4, 40], 4, d));
     return [g.q, g.k, g.v];
   },
+  "attention with dropout, and backward": (d) => {
+    const options = { isCausal: true, dropout: { probability: 0.3, seed: 5 } };
+    const { output, backward } = attentionVjp(...qkv(d), options);
+    const g = backward(of([1, 301, 4, 40], 4, d));
+    return [output, g.q, g.k, g.v];
+  },
 };
 function bits(operation: Operation, dtype: "float32" | "bfloat16", threads: number): Uint8Array[] {
   setThreads(threads);

@@ -234,9 +234,10 @@ function intercept(engine: Engine, record: TapeRecorder): () => void {
 /**
  * Runs `fn` and records every call that it makes of `engine`. `tape.replay()` then computes the outputs again, in the same memory and
  * bit for bit, from what the inputs hold by then: tensors that existed before are inputs, tensors made from numbers inside (`tensor`,
- * `arange`, options) are constants. `fn` runs in a scope and must be synchronous. When `fn` looks at elements on the host, through `data`,
- * it may decide by them, so a replay with others throws ArgumentError. Throws ArgumentError when a recording is open, when `fn` returns a promise or
- * calls `read` or `sync`, or when the engine object is frozen; DeviceError when it computes on another engine; what `fn` throws.
+ * `arange`, options) are constants. `fn` runs in a scope and must be synchronous. When `fn` looks at elements on the host, through
+ * `data`, it may decide by them, so a replay with others throws ArgumentError. Throws ArgumentError when a recording is open, when `fn`
+ * returns a promise or calls `read` or `sync`, or when the engine object is frozen; DeviceError when it computes on another engine;
+ * what `fn` throws.
  */
 export function recordTape<R>(engine: Engine, fn: () => R): Recorded<R> {
   if (recorder() !== undefined)

@@ -54,7 +54,7 @@ describe.each([...engines])("memory of operations on %s", (engine) => {
     },
   };
   const rules = { isCausal: true, softcap: 5, sinks: per, alibiSlopes: per } as const;
-  const options = { ...rules, attnMask: bias, kvLengths: int([5]) };
+  const options = { ...rules, attnMask: bias, kvLengths: int([5]), dropout: { probability: 0.5, seed: 1 } };
   const uses: Readonly<Record<string, (fused: "auto" | "off") => Use>> = {
     attention: (fused) => [() => attention(q, k, k, { ...options, fused }), 1],
     attentionWithLse: (fused) => [() => attentionWithLse(q, k, k, { ...options, fused }), 2],

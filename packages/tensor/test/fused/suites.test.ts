@@ -100,6 +100,14 @@ const maskFaults = <P extends { readonly rules: ScoreRules }>(run: Run<P>): Reco
   "a mask that is dropped": ruled(run, { mask: undefined }),
   "lengths that are dropped": ruled(run, { kvLengths: undefined }),
   "an offset that is dropped": ruled(run, { queryOffset: "end" }),
+  "weights that are not dropped": ruled(run, { dropout: undefined }),
+  "another seed": (plan) => {
+    const { dropout } = plan.rules;
+    run({
+      ...plan,
+      rules: { ...plan.rules, dropout: dropout && { ...dropout, key: [dropout.key[0] ^ 1, dropout.key[1]] } },
+    });
+  },
 });
 
 finds<AttentionPlan, Parameters<typeof checkAttention>[1]>(

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import type { Arbitrary } from "fast-check";
 import { attentionLengths } from "../oracle/attention-problem.ts";
 import type { AttentionDims, AttentionOracleOptions, OracleMask } from "../oracle/attention-problem.ts";
+import type { DropoutOracle } from "../oracle/dropout.ts";
 import { broadcastMask } from "../oracle/mask.ts";
 import { createRng } from "../rng.ts";
 import type { Rng } from "../rng.ts";
@@ -18,6 +19,7 @@ export type AttentionFeature =
   | "mask"
   | "alibi"
   | "sinks"
+  | "dropout"
   | "groups"
   | "valueDim";
 
@@ -34,6 +36,7 @@ export interface AttentionProblem {
   readonly mask?: { readonly kind: OracleMask["kind"]; readonly shape: readonly number[] } | undefined;
   readonly alibi: boolean;
   readonly sinks: boolean;
+  readonly dropout?: DropoutOracle | undefined;
   /** Seed of the values. */
   readonly seed: number;
 }
@@ -112,6 +115,10 @@ export function attentionProblem(limits: AttentionProblemLimits = {}): Arbitrary
       mask: optional("mask", maskArbitrary()),
       alibi: flag("alibi"),
       sinks: flag("sinks"),
+      dropout: optional(
+        "dropout",
+        fc.record({ probability: fc.constantFrom(0.1, 0.5, 0.9), seed: fc.maxSafeNat() }),
+      ),
       seed: fc.nat({ max: 0xffff }),
     })
     .map(fitToDims);

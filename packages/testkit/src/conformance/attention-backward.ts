@@ -6,6 +6,7 @@ import { sumToMaskShape } from "../oracle/mask.ts";
 import {
   type AttentionViews,
   conditioningOf,
+  dropoutFactor,
   placeOperands,
   placeOptions,
   poisonClosed,
@@ -54,7 +55,8 @@ export async function checkAttentionBackward(
   const conditioning = conditioningOf(data);
   const { scale = 1 / Math.sqrt(D) } = problem;
   // dp is a sum of Dv products; what it is multiplied with below gives the size of each gradient's terms.
-  const dp = Math.sqrt(Dv) * largest(data.dOut) * largest(data.v);
+  const factor = dropoutFactor(problem);
+  const dp = factor * Math.sqrt(Dv) * largest(data.dOut) * largest(data.v);
   const judge = (
     name: keyof typeof fused,
     expected: Float64Array,
@@ -73,7 +75,7 @@ export async function checkAttentionBackward(
     });
   judge("dq", oracle.dq, [B, S, Hq, D], Math.abs(scale) * dp * largest(data.k));
   judge("dk", oracle.dk, [B, Sk, Hkv, D], Math.abs(scale) * dp * largest(data.q));
-  judge("dv", oracle.dv, [B, Sk, Hkv, Dv], largest(data.dOut));
+  judge("dv", oracle.dv, [B, Sk, Hkv, Dv], factor * largest(data.dOut));
   if (data.sinks) judge("dSinks", oracle.dSinks, [Hq], dp);
   if (data.mask && isBias)
     judge("dMask", sumToMaskShape(oracle.dBias, data.mask.shape, problem.dims), data.mask.shape, dp);

@@ -100,7 +100,7 @@ export function placeOptions(
   subject: Subject,
 ): AttentionOptions {
   const { engine, dtype } = subject;
-  const { scale, softcap, isCausal, window, queryOffset, kvLengths } = problem;
+  const { scale, softcap, isCausal, window, queryOffset, kvLengths, dropout } = problem;
   const perHead = (x: Float64Array | undefined): Tensor | undefined =>
     x && place(engine, dtype, x, [x.length]);
   return {
@@ -113,6 +113,7 @@ export function placeOptions(
     attnMask: maskTensor(data.mask, subject),
     alibiSlopes: perHead(data.alibiSlopes),
     sinks: perHead(data.sinks),
+    dropout,
   };
 }
 
@@ -140,6 +141,11 @@ export function placeOperands(
 /** A result of the problem's layout with the axes of [B, S, H, D]. */
 export function tokenMajor(x: Tensor, { layout }: AttentionViews): Tensor {
   return layout === "bhsd" ? x.transpose(1, 2) : x;
+}
+
+/** What dropout multiplies a kept weight by. */
+export function dropoutFactor({ dropout }: AttentionProblem): number {
+  return 1 / (1 - (dropout?.probability ?? 0));
 }
 
 /** An error in a score of size s is of order s, and the softmax passes it on. */

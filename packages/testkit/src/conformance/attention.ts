@@ -5,9 +5,11 @@ import { TestkitError } from "../errors.ts";
 import { attentionOracle } from "../oracle/attention.ts";
 import { isVisible } from "../oracle/attention-problem.ts";
 import type { ScoreStage } from "../oracle/attention-problem.ts";
+import { keepFactors } from "../oracle/dropout.ts";
 import {
   type AttentionViews,
   conditioningOf,
+  dropoutFactor,
   placeOperands,
   placeOptions,
   poisonUnseen,
@@ -51,7 +53,7 @@ export async function checkAttention(
     oracle: out,
     dtype,
     shape: [B, S, Hq, Dv],
-    termScale: largest(data.v),
+    termScale: dropoutFactor(problem) * largest(data.v),
     conditioning,
   });
   assertMeaning({
@@ -93,14 +95,14 @@ export async function checkAttentionScores(
     oracle: out,
     dtype: subject.dtype,
     shape: [B, S, Hq, Dv],
-    termScale: largest(data.v),
+    termScale: dropoutFactor(problem) * largest(data.v),
     conditioning,
   });
 }
 
 /**
- * With NaN in one key and its value, or with an infinity, rows that do not see the key keep every bit, and with NaN rows that see it
- * become NaN. Throws a TestkitError with code "mismatch".
+ * With NaN in one key and its value, or with an infinity, rows that do not see the key keep every bit, and with NaN rows that see it,
+ * and do not drop it, become NaN. Throws a TestkitError with code "mismatch".
  */
 export async function checkHiddenKey(
   subject: Subject,
@@ -133,10 +135,16 @@ export async function checkHiddenKey(
         ];
         const lse = [clean.lse[(b * Hq + h) * S + i]!, touched.lse[(b * Hq + h) * S + i]!];
         const where = { ...hidden, b, h, i, key: at };
+        const keep = keepFactors(problem.dropout, [b, h, i], Sk);
+        // A NaN in a key makes every weight NaN, which shows unless all are dropped.
+        const shows =
+          hidden.where === "v"
+            ? keep[at] !== 0
+            : keep.some((factor, j) => factor !== 0 && isVisible(data.options, b, h, i, j));
         if (!isVisible(data.options, b, h, i, at)) {
           const same = outputs[0].every((x, d) => Object.is(x, outputs[1][d])) && Object.is(lse[0], lse[1]);
           if (!same) throw new TestkitError("mismatch", `a hidden ${hidden.where} changes a row`, where);
-        } else if (Number.isNaN(hidden.value) && !outputs[1].every(Number.isNaN)) {
+        } else if (shows && Number.isNaN(hidden.value) && !outputs[1].every(Number.isNaN)) {
           throw new TestkitError("mismatch", `a NaN in a ${hidden.where} that is seen does not show`, where);
         }
       }

@@ -35,6 +35,7 @@ describe("attention problems", () => {
       p.mask?.kind === "boolean" && p.mask.shape.length === 4 && p.mask.shape[1] === 1 && p.dims.Hq > 1,
     "an additive mask of rank 2": (p) => p.mask?.kind === "additive" && p.mask.shape.length === 2,
     "sinks with a softcap": (p) => p.sinks && p.softcap,
+    "dropout with a seed above 32 bits": (p) => p.dropout !== undefined && p.dropout.seed > 2 ** 32,
     "none of mask, window, offset, lengths and softcap": (p) =>
       [p.mask, p.window, p.queryOffset, p.kvLengths, p.softcap].every((option) => option === undefined),
   };

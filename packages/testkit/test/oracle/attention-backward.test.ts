@@ -59,6 +59,7 @@ const features: readonly AttentionFeature[] = [
   "mask",
   "alibi",
   "sinks",
+  "dropout",
   "groups",
   "valueDim",
 ];

@@ -93,6 +93,28 @@ refuses({
   "an infinite scale": [attend({ scale: Infinity }), ArgumentError, "scale"],
   "a negative softcap": [attend({ softcap: -1 }), ArgumentError, "softcap"],
   "a softcap of NaN": [attend({ softcap: NaN }), ArgumentError, "softcap"],
+  "a dropout probability of 1": [
+    attend({ dropout: { probability: 1, seed: 0 } }),
+    ArgumentError,
+    "dropout.probability must be at least 0 and below 1; got 1",
+  ],
+  "a negative dropout probability": [
+    attend({ dropout: { probability: -0.1, seed: 0 } }),
+    ArgumentError,
+    "dropout.probability",
+  ],
+  "a dropout probability of NaN": [
+    attend({ dropout: { probability: NaN, seed: 0 } }),
+    ArgumentError,
+    "dropout.probability",
+  ],
+  "dropout without a seed": [attend({ dropout: any({ probability: 0.5 }) }), ArgumentError, "dropout.seed"],
+  "a negative seed": [attend({ dropout: { probability: 0.5, seed: -1 } }), ArgumentError, "dropout.seed"],
+  "a seed beyond whole numbers": [
+    attend({ dropout: { probability: 0, seed: 2 ** 53 } }),
+    ArgumentError,
+    "dropout.seed must be a whole number from 0 to 2^53 - 1; got 9007199254740992",
+  ],
   "slopes for other heads": [attend({ alibiSlopes: make(2) }), ShapeError, "alibiSlopes must be [Hq] = [4]"],
   "slopes of rank 2": [attend({ alibiSlopes: make(4, 1) }), ShapeError, "alibiSlopes"],
   "integer sinks": [attend({ sinks: int(1, 2, 3, 4) }), DTypeError, "sinks"],

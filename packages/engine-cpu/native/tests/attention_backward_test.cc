@@ -16,6 +16,7 @@ struct Case {
   int mask_axes = 15;      // bits: batch, head, query, key; a cleared bit is a broadcast axis
   Layout layout = Layout::kContiguous;
   double blind = 0;        // share of the queries that a boolean mask leaves without keys
+  double dropout = 0;
 };
 
 /// Inputs of a case, with `out` and `lse` computed here, and arrays for the gradients.
@@ -70,6 +71,8 @@ struct Problem {
     return mask.Index({Bit(c, 0) ? b : 0, Bit(c, 1) ? h : 0, Bit(c, 2) ? i : 0, Bit(c, 3) ? j : 0});
   }
   int64_t Length(int64_t b) const { return c.lengths ? static_cast<int64_t>(lengths[b]) : c.keys; }
+  static constexpr uint64_t kSeed = 0x123456789abcd;
+  double Keep(int64_t b, int64_t h, int64_t i, int64_t j) const { return KeepFactor(c.dropout, kSeed, b, h, i, j); }
   double Scale() const { return 1 / sqrt(static_cast<double>(c.d)); }
   static constexpr int64_t kConstantOffset = 3;
 
@@ -106,7 +109,8 @@ struct Problem {
           for (int64_t j = 0; j < c.keys; j++) {
             if (!Score(b, h, i, j, &s, &slope)) continue;
             z += exp(s);
-            for (int64_t x = 0; x < c.dv; x++) sum[x] += exp(s) * v[v.Index({b, j, h * c.key_heads / c.heads, x})];
+            const double keep = Keep(b, h, i, j);
+            for (int64_t x = 0; x < c.dv; x++) sum[x] += keep * exp(s) * v[v.Index({b, j, h * c.key_heads / c.heads, x})];
           }
           lse.Set(lse.Index({b, h, i}), log(z));
           for (int64_t x = 0; x < c.dv; x++) out.Set(out.Index({b, i, h, x}), z > 0 ? sum[x] / z : 0);
@@ -121,6 +125,7 @@ struct Problem {
     p.scores.window_right = c.right;
     p.scores.query_offset = kConstantOffset;
     p.scores.offset_mode = c.offset_mode;
+    SetDropout(p.scores, c.dropout, kSeed);
     p.scores.mask = mask.View();
     for (int bit = 0; bit < 4; bit++)
       if (!Bit(c, bit)) p.scores.mask.strides[bit] = 0;
@@ -170,8 +175,9 @@ Gradients Oracle(const Problem& p) {
           if (!p.Score(b, h, i, j, &s, &slope)) continue;
           const double prob = exp(s - lse);
           double dp = 0, dp_size = 0;
+          const double keep = p.Keep(b, h, i, j);
           for (int64_t x = 0; x < c.dv; x++) {
-            const double o = p.d_out[p.d_out.Index({b, i, h, x})], term = o * p.v[p.v.Index({b, j, kh, x})];
+            const double o = keep * p.d_out[p.d_out.Index({b, i, h, x})], term = o * p.v[p.v.Index({b, j, kh, x})];
             dp += term, dp_size += fabs(term);
             g.dv.Add(p.dv.Index({b, j, kh, x}), prob * o, prob * fabs(o));
           }
@@ -190,9 +196,9 @@ std::string Words(const Case& c, const char* what) {
   char text[300];
   snprintf(text, sizeof text,
            "%s of %s [%ld, %ld, %ld] heads %ld/%ld d %ld/%ld cap %g window %ld/%ld offset %d lengths %d alibi %d sinks %d mask %d axes %d "
-           "layout %d",
+           "layout %d dropout %g",
            what, Name(c.dtype), (long)c.batch, (long)c.queries, (long)c.keys, (long)c.heads, (long)c.key_heads, (long)c.d, (long)c.dv,
-           c.softcap, (long)c.left, (long)c.right, c.offset_mode, c.lengths, c.alibi, c.sinks, (int)c.mask, c.mask_axes, (int)c.layout);
+           c.softcap, (long)c.left, (long)c.right, c.offset_mode, c.lengths, c.alibi, c.sinks, (int)c.mask, c.mask_axes, (int)c.layout, c.dropout);
   return text;
 }
 /// Within 2 roundings of the storage type and `units` of the arithmetic's on the sum of magnitudes.
@@ -254,6 +260,15 @@ void Masks() {
     }
   RunCase({.dtype = HEED_FLOAT64, .queries = 40, .keys = 300, .softcap = 1, .sinks = true, .mask = MaskKind::kFloat, .blind = .5});
 }
+void Dropout() {
+  for (const int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32, HEED_FLOAT16, HEED_BFLOAT16})
+    for (const double dropout : {.1, .5}) {
+      for (const int64_t keys : {1, 6, 131, 270})
+        RunCase({.dtype = dtype, .batch = 2, .queries = 97, .keys = keys, .heads = 6, .key_heads = 2, .right = 0, .dropout = dropout});
+      RunCase({.dtype = dtype, .batch = 2, .queries = 40, .keys = 150, .heads = 4, .key_heads = 2, .softcap = 1.5, .left = 33, .right = 5,
+               .lengths = true, .alibi = true, .sinks = true, .mask = MaskKind::kFloat, .mask_axes = 8, .blind = .2, .dropout = dropout});
+    }
+}
 /// All gradients, after a run.
 std::vector<double> Run(Problem& p) {
   if (p.d_mask.Size() > 0 && p.c.mask == MaskKind::kFloat) p.d_mask.Fill(0);
@@ -270,8 +285,9 @@ std::vector<double> Run(Problem& p) {
 void Poison() {
   for (const int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32, HEED_FLOAT16, HEED_BFLOAT16})
     for (const double poison : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+      const double dropout = dtype == HEED_FLOAT64 || dtype == HEED_FLOAT16 ? .3 : 0;
       const Case c = {.dtype = dtype, .batch = 2, .queries = 120, .keys = 140, .heads = 4, .key_heads = 2, .d = 20, .dv = 12, .right = 0,
-                      .lengths = true, .mask = MaskKind::kBool, .mask_axes = 4 | 8, .blind = .2};
+                      .lengths = true, .mask = MaskKind::kBool, .mask_axes = 4 | 8, .blind = .2, .dropout = dropout};
       Problem p(c);
       for (int64_t i = 0; i < c.queries; i++) p.mask.Set(i * c.keys + 17, 0);
       p.Forward();
@@ -349,6 +365,7 @@ int main() {
     Sizes();
     Options();
     Masks();
+    Dropout();
     Poison();
     Threads();
     Memory();

@@ -16,6 +16,8 @@ struct Case {
   int32_t mask = -1;            // dtype of the mask; -1: none
   Dims mask_ones = {};          // axes along which the mask is broadcast
   bool alibi = false, sinks = false, lengths = false, lse = true;
+  double dropout = 0;
+  uint64_t seed = 0;            // of dropout
   int nan_keys = 0;             // keys and values made NaN or Inf wherever they are; rows that see them turn NaN
 };
 
@@ -123,9 +125,11 @@ struct Problem {
       if (nan) z = m = NAN;
       (*lse)[(b * c.Hkv * c.G + h) * c.S + i] = z == 0 ? -INFINITY : m + log(z);
       double* row = out->data() + ((b * c.S + i) * c.Hkv * c.G + h) * c.Dv;
-      for (int64_t j = 0; j < c.Sk; j++)
-        if (Sees(b, h, i, j))
-          for (int64_t d = 0; d < c.Dv; d++) row[d] += exp(s[j] - m) / z * p.v[p.v.Index({b, j, h / c.G, d})];
+      for (int64_t j = 0; j < c.Sk; j++) {
+        const double keep = nan ? 1 : KeepFactor(c.dropout, c.seed, b, h, i, j);  // a NaN sum shows even where all is dropped
+        if (!Sees(b, h, i, j) || keep == 0) continue;
+        for (int64_t d = 0; d < c.Dv; d++) row[d] += exp(s[j] - m) / z * keep * p.v[p.v.Index({b, j, h / c.G, d})];
+      }
     }
     void Run(std::vector<double>* out, std::vector<double>* lse) const {
       out->assign(p.out.Size(), 0);
@@ -145,6 +149,7 @@ struct Problem {
     a.scores.window_right = c.right;
     a.scores.offset_mode = c.offset_mode;
     a.scores.query_offset = c.offset;
+    SetDropout(a.scores, c.dropout, c.seed);
     if (c.mask >= 0) {
       a.scores.mask = mask.View();
       const int64_t full[] = {c.B, c.Hkv * c.G, c.S, c.Sk};
@@ -166,9 +171,9 @@ struct Problem {
   }
   std::string Words() const {
     char text[300];
-    snprintf(text, sizeof text, "%s B%ld S%ld Sk%ld Hkv%ld G%ld D%ld Dv%ld layout %d cap %g window %ld,%ld offset %d/%ld mask %d alibi %d sinks %d lengths %d nan %d",
+    snprintf(text, sizeof text, "%s B%ld S%ld Sk%ld Hkv%ld G%ld D%ld Dv%ld layout %d cap %g window %ld,%ld offset %d/%ld mask %d alibi %d sinks %d lengths %d dropout %g nan %d",
              Name(c.dtype), c.B, c.S, c.Sk, c.Hkv, c.G, c.D, c.Dv, static_cast<int>(c.layout), c.softcap, c.left, c.right, c.offset_mode,
-             c.offset, c.mask, c.alibi, c.sinks, c.lengths, c.nan_keys);
+             c.offset, c.mask, c.alibi, c.sinks, c.lengths, c.dropout, c.nan_keys);
     return text;
   }
   void Run() {
@@ -176,7 +181,7 @@ struct Problem {
     // The error of a score, and with it that of p, is a rounding of its size: at most 4 sqrt(D), and what ALiBi takes off.
     const double unit = c.dtype == HEED_FLOAT64 ? 0x1p-53 : 0x1p-24;
     const double size = 4 + sqrt(static_cast<double>(c.D)) + (c.alibi ? 0.5 * (c.S + c.Sk + 100) : 0);
-    const double absolute = 8 * unit * size + (c.dtype == HEED_FLOAT16 ? 0x1p-25 : 0);
+    const double absolute = 8 * unit * size / (1 - c.dropout) + (c.dtype == HEED_FLOAT16 ? 0x1p-25 : 0);
     const double relative = 1.01 * Roundoff(c.dtype);
     Array first;
     for (int threads : {1, 2, 5}) {
@@ -227,11 +232,23 @@ Case RandomCase(Random& random) {
   c.lengths = random.Below(3) == 0;
   c.lse = random.Below(4) != 0;
   if (random.Below(3) == 0) c.nan_keys = 2;
+  if (random.Below(3) == 0) c.dropout = Pick(random, {0.1, 0.5, 0.75}), c.seed = static_cast<uint64_t>(random.Below(int64_t{1} << 53));
   return c;
 }
 void RunCase(const Case& c, uint64_t seed) {
   Random random{seed};
   Problem(c, random).Run();
+}
+/// The test vectors of Random123, the authors' own library.
+void KnownWords() {
+  const auto words = [](const uint32_t (&counter)[4], uint64_t key, const uint32_t (&want)[4]) {
+    uint32_t got[4];
+    Philox(counter, key, got);
+    Check(memcmp(got, want, sizeof got) == 0, "Philox of key %llx", static_cast<unsigned long long>(key));
+  };
+  words({0, 0, 0, 0}, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  words({~0u, ~0u, ~0u, ~0u}, ~0ull, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  words({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 /// Row i of a causal mask gives the mean of what it sees when all keys are equal.
 void KnownAnswers() {
@@ -287,6 +304,7 @@ void ScratchStaysSmall() {
 int main(int argc, char** argv) {
   const int trials = argc > 1 ? atoi(argv[1]) : 150;
   ForEachIsa([&] {
+    KnownWords();
     KnownAnswers();
     SplitKeys();
     ScratchStaysSmall();

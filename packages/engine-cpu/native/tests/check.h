@@ -253,6 +253,32 @@ class Array {
   std::vector<uint8_t> memory_;
 };
 
+/// The words of Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405), one multiplication at a time.
+inline void Philox(const uint32_t (&counter)[4], uint64_t key, uint32_t (&x)[4]) {
+  memcpy(x, counter, sizeof x);
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; round++, k0 += 0x9e3779b9, k1 += 0xbb67ae85) {
+    const uint64_t p = uint64_t{0xd2511f53} * x[0], r = uint64_t{0xcd9e8d57} * x[2];
+    x[0] = static_cast<uint32_t>(r >> 32) ^ x[1] ^ k0;
+    x[1] = static_cast<uint32_t>(r);
+    x[2] = static_cast<uint32_t>(p >> 32) ^ x[3] ^ k1;
+    x[3] = static_cast<uint32_t>(p);
+  }
+}
+/// What dropout multiplies a weight by: 0, or 1 / (1 - probability).
+inline double KeepFactor(double probability, uint64_t seed, int64_t b, int64_t h, int64_t i, int64_t j) {
+  if (probability == 0) return 1;
+  uint32_t words[4];
+  Philox({static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), static_cast<uint32_t>(h), static_cast<uint32_t>(b)}, seed, words);
+  return words[j % 4] >= static_cast<uint32_t>(probability * 0x1p32) ? 1 / (1 - probability) : 0;
+}
+inline void SetDropout(heed_scores& scores, double probability, uint64_t seed) {
+  if (probability == 0) return;
+  scores.dropout_threshold = static_cast<uint32_t>(probability * 0x1p32);
+  scores.dropout_factor = 1 / (1 - probability);
+  scores.dropout_seed = seed;
+}
+
 /// Whether got is want to within `tolerance`; NaN equals NaN, an infinity equals itself only.
 inline bool Close(double got, double want, double tolerance) {
   if (isnan(want) || isnan(got)) return isnan(want) && isnan(got);

@@ -14,7 +14,7 @@ export interface DemoOptions {
 export function usage(): string {
   return `usage: bun run demo [-- OPTIONS]
   --text FILE    learn from this file instead of the README, docs and sources of this clone
-  --steps N      training steps (default 600)
+  --steps N      training steps (default 450)
   --engine NAME  ${engineNames().join(", ")} (default cpu)
   --out DIR      folder for loss.svg, attention.svg, model.safetensors, config.json (default out/demo)
   --seed S       seed of the weights, batches and samples (default 1)`;
@@ -48,7 +48,7 @@ export function parseOptions(args: readonly string[]): DemoOptions | undefined {
     throw new UsageError(`no engine "${engine}"; there are ${engineNames().join(", ")}`);
   return {
     text: given.get("--text"),
-    steps: wholeNumber("--steps", given.get("--steps") ?? "600", 1),
+    steps: wholeNumber("--steps", given.get("--steps") ?? "450", 1),
     engine,
     out: given.get("--out") ?? "out/demo",
     seed: wholeNumber("--seed", given.get("--seed") ?? "1", 0),

@@ -323,6 +323,16 @@ void Poison() {
   Check(same, "queries before a NaN key, and keys after a NaN query, keep their bits");
   Check(spread, "a NaN reaches what sees it");
 }
+/// A d_out of NaN reaches the dv of the keys whose weights its row keeps, and of no others.
+void DroppedPoison() {
+  const Case c = {.queries = 5, .keys = 140, .heads = 1, .d = 8, .dv = 8, .dropout = .5};
+  Problem p(c);
+  p.d_out.Set(p.d_out.Index({0, 3, 0, 2}), NAN);
+  Run(p);
+  bool exact = true;
+  for (int64_t j = 0; j < c.keys; j++) exact &= isnan(p.dv[p.dv.Index({0, j, 0, 2})]) == (p.Keep(0, 0, 3, j) != 0);
+  Check(exact, "a NaN in d_out shows where its row's weight is kept, and nowhere else");
+}
 void Threads() {
   for (const int64_t key_heads : {1, 4}) {
     const Case c = {.batch = 2, .queries = 150, .keys = 1100, .heads = 4, .key_heads = key_heads, .d = 16, .dv = 16, .right = 0, .sinks = true,
@@ -367,6 +377,7 @@ int main() {
     Masks();
     Dropout();
     Poison();
+    DroppedPoison();
     Threads();
     Memory();
   });

@@ -42,10 +42,15 @@ function kept(
       [1, Sk, 1, Sk],
       on,
     );
-    const out = attention(zeros([B, S, H, 4], on), zeros([B, Sk, H, 4], on), unit.broadcastTo([B, Sk, H, Sk]), {
-      ...rest,
-      dropout,
-    });
+    const out = attention(
+      zeros([B, S, H, 4], on),
+      zeros([B, Sk, H, 4], on),
+      unit.broadcastTo([B, Sk, H, Sk]),
+      {
+        ...rest,
+        dropout,
+      },
+    );
     return list(out.transpose(1, 2)).map((x) => +(x !== 0));
   });
 }
@@ -119,7 +124,8 @@ describe.each(subjects)("dropout on $name, fused: $fused", ({ name, fused }) => 
   test("a probability of 0 changes no bit", () => {
     scope(() => {
       const q = randn([1, 40, 2, 16], { engine: name, seed: 1 });
-      const run = (o: AttentionOptions): number[] => list(attention(q, q, q, { isCausal: true, fused, ...o }));
+      const run = (o: AttentionOptions): number[] =>
+        list(attention(q, q, q, { isCausal: true, fused, ...o }));
       expect(run({ dropout: { probability: 0, seed: 1 } })).toEqual(run({}));
     });
   });
@@ -173,8 +179,11 @@ describe.each(subjects)("dropout on $name, fused: $fused", ({ name, fused }) => 
 });
 
 describe("the choice of dropout", () => {
-  const bits = (shape: { B?: number; H?: number; S: number; Sk: number }, probability: number, seed: number) =>
-    expected(shape, { probability, seed });
+  const bits = (
+    shape: { B?: number; H?: number; S: number; Sk: number },
+    probability: number,
+    seed: number,
+  ) => expected(shape, { probability, seed });
   const mean = (x: readonly number[]): number => x.reduce((a, b) => a + b, 0) / x.length;
   test("drops its share of weights, for every probability", () => {
     for (const probability of [0.01, 0.1, 0.5, 0.9]) {

@@ -8,6 +8,7 @@ import {
   type FusedMode,
   getEngine,
   randn,
+  recordTape,
   scope,
   tensor,
   type Tensor,
@@ -165,6 +166,22 @@ describe.each(subjects)("dropout on $name, fused: $fused", ({ name, fused }) => 
           else assertClose(row(after), row(before), { abs: 1e-14 });
         }
       }
+    });
+  });
+  test("a tape replays the weights dropped when it was recorded, on other inputs", () => {
+    scope(() => {
+      const engine = getEngine(name);
+      const x = randn([1, 20, 2, 8], { engine, seed: 1 });
+      const run = (): Tensor[] => {
+        const { output, backward } = attentionVjp(x, x, x, { dropout: { probability: 0.3, seed: 4 }, fused });
+        const g = backward(x);
+        return [output, g.q, g.k, g.v];
+      };
+      const { outputs, tape } = recordTape(engine, run);
+      x.data.set(randn([1, 20, 2, 8], { engine, seed: 9 }).data);
+      tape.replay();
+      expect(outputs.map(list)).toEqual(run().map(list));
+      tape[Symbol.dispose]();
     });
   });
   test("scores stand before dropout, the output behind it", () => {

@@ -77,6 +77,20 @@ export async function checkAttentionBackward(
   judge("dk", oracle.dk, [B, Sk, Hkv, D], Math.abs(scale) * dp * largest(data.q));
   judge("dv", oracle.dv, [B, Sk, Hkv, Dv], factor * largest(data.dOut));
   if (data.sinks) judge("dSinks", oracle.dSinks, [Hq], dp);
-  if (data.mask && isBias)
-    judge("dMask", sumToMaskShape(oracle.dBias, data.mask.shape, problem.dims), data.mask.shape, dp);
+  if (data.mask && isBias) {
+    const { shape } = data.mask;
+    // Each row brings the rounding of its own stored out, through delta: independent errors, which add as a root of their number.
+    const rows =
+      (B * Hq * S) /
+      Math.max(
+        1,
+        shape.slice(0, -1).reduce((n, d) => n * d, 1),
+      );
+    judge(
+      "dMask",
+      sumToMaskShape(oracle.dBias, shape, problem.dims),
+      shape,
+      Math.sqrt(Math.max(1, rows)) * dp,
+    );
+  }
 }

@@ -109,6 +109,15 @@ function objective(
 ): (moved: Float64Array) => number {
   return (moved) => dotProduct(dOut, gqaOracle(problem, withValue(values, name, moved)));
 }
+/**
+ * The problem with an eps that a head's squares do not vanish beside: near zero the norm bends within a difference's step, and no
+ * difference is near its derivative. The kernels' own suites hold every eps against the oracle.
+ */
+function withTameNorm(problem: Problem): Problem {
+  const { options } = problem;
+  if (!options.qkNorm) return problem;
+  return { ...problem, options: { ...options, qkNorm: { ...options.qkNorm, eps: 0.5 } } };
+}
 function upstream(problem: Problem): Float64Array {
   return createRng(problem.seed + 1).normalArray(problem.B * problem.S * problem.options.hiddenSize);
 }
@@ -118,14 +127,14 @@ describe.each(engines)("gradients of GroupedQueryAttention on %s", (name) => {
 
   test("of the input and every parameter are those of central differences, for any options", () => {
     fc.assert(
-      fc.property(problems(), (problem) => {
+      fc.property(problems().map(withTameNorm), (problem) => {
         const values = valuesOf(problem);
         const dOut = upstream(problem);
         const found = gradients(problem, values, dOut, name);
         expect([...found.keys()]).toEqual(namesOf(problem));
         for (const [key, gradient] of found) {
           const at = valueOf(values, key);
-          // The norm of a near-zero head bends the function, so the step is small; that costs 2 of 10 digits.
+          // The small step costs 2 of 10 digits.
           checkDirectionalGradient(objective(problem, values, dOut, key), at, gradient, {
             name: key,
             h: 2 ** -12,

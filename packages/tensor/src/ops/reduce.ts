@@ -42,11 +42,11 @@ export function reduce<D extends DType>(op: ReduceOp, x: Tensor<D>, options: Red
 export function sum<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Tensor<D> {
   return reduce("sum", x, options);
 }
-/** Largest element over axes; NaN when one is NaN. */
+/** Largest element over axes; NaN when one is NaN. Of 0 and -0 it may give either. */
 export function max<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Tensor<D> {
   return reduce("max", x, options);
 }
-/** Smallest element over axes; NaN when one is NaN. */
+/** Smallest element over axes; NaN when one is NaN. Of 0 and -0 it may give either. */
 export function min<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Tensor<D> {
   return reduce("min", x, options);
 }

@@ -114,11 +114,11 @@ export function mul<D extends DType>(a: Tensor<D>, b: Operand<D>): Tensor<D> {
 export function div<D extends FloatDType>(a: Tensor<D>, b: Operand<D>): Tensor<D> {
   return binary("div", a, b) as Tensor<D>;
 }
-/** The larger of a and b, elementwise; NaN where either is NaN. */
+/** The larger of a and b, elementwise; NaN where either is NaN. Of 0 and -0 it may give either. */
 export function maximum<D extends DType>(a: Tensor<D>, b: Operand<D>): Tensor<D> {
   return binary("max", a, b) as Tensor<D>;
 }
-/** The smaller of a and b, elementwise; NaN where either is NaN. */
+/** The smaller of a and b, elementwise; NaN where either is NaN. Of 0 and -0 it may give either. */
 export function minimum<D extends DType>(a: Tensor<D>, b: Operand<D>): Tensor<D> {
   return binary("min", a, b) as Tensor<D>;
 }

@@ -12,6 +12,7 @@ import { kvAppend } from "./fused/kv-append.ts";
 import { linear } from "./fused/linear.ts";
 import { pagedAttention } from "./fused/paged-attention.ts";
 import { rmsNorm, rmsNormBackward } from "./fused/rms-norm.ts";
+import { sealPages } from "./fused/seal-pages.ts";
 import { rope } from "./fused/rope.ts";
 import type { Native } from "./native.ts";
 import { BINARY, COPY, GATHER, MATMUL, REDUCE, SCATTER_ADD, SOFTMAX, UNARY } from "./structs.ts";
@@ -139,6 +140,7 @@ export function createNativeEngine(native: Native): Engine {
       attentionBackward: attentionBackward(native),
       pagedAttention: pagedAttention(native),
       kvAppend: kvAppend(native),
+      sealPages: sealPages(native),
     },
     alloc: (bytes) => native.alloc(bytes),
     ...coreMethods(native),

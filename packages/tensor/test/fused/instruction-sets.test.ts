@@ -8,6 +8,7 @@ import {
   pagedAttentionSuite,
   rmsNormSuite,
   ropeSuite,
+  sealPagesSuite,
 } from "@heed/testkit/conformance";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { engines } from "../engines.ts";
@@ -24,6 +25,7 @@ describe.each(others)("instruction set %s", (name) => {
     attentionBackwardSuite,
     pagedAttentionSuite,
     kvAppendSuite,
+    sealPagesSuite,
     ropeSuite,
     rmsNormSuite,
     linearSuite,

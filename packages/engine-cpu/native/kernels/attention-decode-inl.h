@@ -176,7 +176,8 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     // Values that some row does not see, or drops, may be multiplied by its 0 only when they are finite.
     const bool drops = a.rules.dropout.On();
     const bool same = !drops && a.rules.apply_mask == nullptr && Local(rows - 1, j0).first == low && Local(0, j0).end == high;
-    if (grouped && !same && !GroupsFinite(j0, low, high)) grouped = false;  // the careful path below wants numbers
+    // Where rows see different values, numbers: whether a hidden one is NaN must not decide how the others are rounded.
+    if (!same) grouped = false;
     if (Unpacks() && !grouped) UnpackBlock(a, s, a.coded_v, block.head, j0, block.end, unpacked, values);
     const bool select = !same && !grouped && !Finite(low, high), plain = a.rules.Plain();
     for (int64_t r = 0; r < rows; r++) {
@@ -262,15 +263,6 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       for (int64_t k = 0; k < count; k++) room[low + i + k] = from[k * step];
     });
     return room;
-  }
-  bool GroupsFinite(int64_t j0, int64_t low, int64_t high) const {
-    T wrong = 0;
-    for (int64_t g = 0; g < Divide(a.Dv, kCodeGroup); g++)
-      for (int of = 0; of < 2; of++) {
-        const T* x = ValueGroup(of == 0 ? *a.coded_v.scales : *a.coded_v.zeros, g, j0, low, high, unpacked + 2 * UnpackedRows(a));
-        for (int64_t j = 0; j < kKeyBlock; j++) wrong += x[j] - x[j];
-      }
-    return wrong == 0;
   }
   /// Accumulates the values of the keys [low, high) of the block, a group of channels at a time.
   void GroupedValues(int64_t j0, int64_t low, int64_t high, bool prefetch_keys) {

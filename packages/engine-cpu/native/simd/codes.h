@@ -108,7 +108,7 @@ template <> HEED_ALWAYS_INLINE Mask<float> Encode<Int8Code>(Vec<float> y) {
 }
 template <> HEED_ALWAYS_INLINE Mask<float> Encode<E4M3Code>(Vec<float> y) {
   const Mask<float> sign = (y < Set1(0.0f)) & 0x80, bits = BitCast<Mask<float>>(y) & 0x7fffffff;
-  const Mask<float> normal = ((bits + 0x80000) >> 20) - (120 << 3);
+  const Mask<float> normal = ((bits + 0x7ffff + ((bits >> 20) & 1)) >> 20) - (120 << 3);
   // Below 2^-6 steps are 2^-9, which are the last bits of a float in [2^14, 2^15).
   const Mask<float> subnormal = BitCast<Mask<float>>(BitCast<Vec<float>>(bits) + Set1(0x1p14f)) - (141 << 23);
   const Mask<float> code = bits < (121 << 23) ? subnormal : normal;

@@ -128,9 +128,11 @@ export function pagedAttentionSuite(name: string, options: SuiteOptions = {}): v
         await fc.assert(property, some(runs, 1 / 2));
       });
       test(`long sequences of ${format} pages agree with the oracle`, async () => {
-        const long = { maxSequences: 2, maxLength: 300, maxQueries: 20, pageSizes: [16, 32, 64], maxD: 72 };
+        // Pages of 96 and 100 tokens begin within blocks of 64. Multiples of 32 tokens are groups of their own to "int4".
+        const pageSizes = format === "int4" ? [32, 64, 96] : [16, 64, 100];
+        const long = { maxSequences: 2, maxLength: 300, maxQueries: 20, pageSizes, maxD: 72 };
         const property = fc.asyncProperty(pagedProblem(long), (p) => checkPagedAttention(subject, p, format));
-        await fc.assert(property, some(runs, 1 / 15));
+        await fc.assert(property, some(runs, format === "int4" ? 1 / 6 : 1 / 15));
       });
     }
     if (subject.dtype === "float64") return;

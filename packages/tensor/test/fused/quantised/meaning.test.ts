@@ -151,6 +151,19 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
       });
     });
   }
+  test("int4: a NaN value in a sealed page changes no bit of a row that does not see it", () => {
+    scope(() => {
+      const [L, D, queries] = [128, 40, 3];
+      const q = randn([queries, 4, D], { engine, seed: 1 });
+      const [k, v] = [randn([L, 2, D], { engine, seed: 2 }), randn([L, 2, D], { engine, seed: 3 })];
+      const clean = toFloat64(pagedAttention(q, stored("int4", k, v, queries, 64)));
+      v.data.fill(NaN, (L - 1) * 2 * D);
+      const spoilt = toFloat64(pagedAttention(q, stored("int4", k, v, queries, 64)));
+      const rows = (queries - 1) * 4 * D;
+      expect(spoilt.subarray(0, rows)).toEqual(clean.subarray(0, rows));
+      expect(spoilt.subarray(rows).every(Number.isNaN)).toBe(true);
+    });
+  });
   test("int4: a sealed page does not depend on what its residual page holds afterwards", () => {
     scope(() => {
       const make = (role: "keys" | "values") => groupPages(role, { ...sizes, pageSize: 32, width: 7 }, 2);
@@ -161,6 +174,8 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
         Array.from({ length: 32 }, (_, t) => 3 * 32 + t),
       );
       kvAppend(rows, rows, k, v, slots);
+      expect(toFloat64(k.residual.select(0, 0))).toEqual(toFloat64(rows.transpose(0, 1)));
+      expect(toFloat64(k.residual.select(0, 1)).every(Number.isNaN)).toBe(true);
       sealPages(k, v, int(engine, [0]), int(engine, [2]));
       const before = [bytes(k.codes), bytes(v.codes)];
       kvAppend(zeros([32, 2, 7], { engine }), rows, k, v, slots);

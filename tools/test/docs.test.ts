@@ -31,6 +31,7 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["backpropagation-modes", "through both chunks, equal to one pass true"],
   ["shared-keys-values", "of the donor's q_proj.weight, k_proj.weight, v_proj.weight, o_proj.weight"],
   ["tape", "20 tokens, the same bits as plain calls: true"],
+  ["mapped-weights", "mapped: 0 allocated, 327680 of the file\nsame bits true"],
   ["sparse-selection", "all selected equals attention true"],
 ];
 /** Examples that take arguments and have tests of their own. */

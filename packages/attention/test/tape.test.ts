@@ -222,10 +222,12 @@ describe.each(engines)("a tape on %s", (name) => {
       const x = rows(engine, "float32", [1, HIDDEN], 1);
       const { tape } = recordTape(engine, () => layer.forward(x, { cache: step }));
       const names = tape.instructions.map((i) => i.name);
-      expect(names).toEqual(["linear", "rope", "rope", "kvAppend", "pagedAttention", "linear"]);
-      const append = tape.instructions[3]!;
-      expect(append.operands.map((o) => o.name)).toEqual(["k", "v", "kPages", "vPages", "slots"]);
-      expect(append.operands[2]).toEqual({ name: "kPages", dtype: "float32", shape: [3, 2, 64, 4] });
+      expect(names).toEqual(["linear", "normRopeAppend", "pagedAttention", "linear"]);
+      const append = tape.instructions[1]!;
+      expect(append.operands.map((o) => o.name)).toEqual(
+        "q k v kPages vPages slots rope.cos rope.sin rope.positions out".split(" "),
+      );
+      expect(append.operands[3]).toEqual({ name: "kPages", dtype: "float32", shape: [3, 2, 64, 4] });
     });
   });
   test("a head replays", () => {

@@ -10,6 +10,7 @@ import { attention } from "./fused/attention.ts";
 import { attentionBackward } from "./fused/attention-backward.ts";
 import { kvAppend } from "./fused/kv-append.ts";
 import { linear } from "./fused/linear.ts";
+import { normRopeAppend } from "./fused/norm-rope-append.ts";
 import { pagedAttention } from "./fused/paged-attention.ts";
 import { rmsNorm, rmsNormBackward } from "./fused/rms-norm.ts";
 import { rope } from "./fused/rope.ts";
@@ -52,7 +53,7 @@ const BINARY_CODE: Readonly<Record<BinaryOp, number>> = {
 /** heed_reduce_op. */
 const REDUCE_CODE: Readonly<Record<ReduceOp, number>> = { sum: 0, max: 1, min: 2 };
 
-type CoreMethods = Omit<Engine, "name" | "device" | "description" | "fused" | "alloc">;
+type CoreMethods = Omit<Engine, "name" | "device" | "description" | "fused" | "alloc" | "wrap">;
 
 /** The core methods: each writes its parameter block and calls. */
 function coreMethods(native: Native): CoreMethods {
@@ -139,8 +140,10 @@ export function createNativeEngine(native: Native): Engine {
       attentionBackward: attentionBackward(native),
       pagedAttention: pagedAttention(native),
       kvAppend: kvAppend(native),
+      normRopeAppend: normRopeAppend(native),
     },
     alloc: (bytes) => native.alloc(bytes),
+    wrap: (buffer) => native.wrap(buffer),
     ...coreMethods(native),
   };
 }

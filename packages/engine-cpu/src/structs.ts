@@ -137,6 +137,29 @@ export const KV_APPEND = {
   bytes: 728,
   fields: { size: 0, reserved: 4, k: 8, v: 152, k_pages: 296, v_pages: 440, slots: 584 },
 } as const;
+/** heed_norm_rope_append. */
+export const NORM_ROPE_APPEND = {
+  bytes: 1752,
+  fields: {
+    size: 0,
+    unit_offset: 4,
+    eps: 8,
+    pairing: 16,
+    rotary_dim: 20,
+    q: 24,
+    k: 168,
+    v: 312,
+    out: 456,
+    q_weight: 600,
+    k_weight: 744,
+    cos: 888,
+    sin: 1032,
+    positions: 1176,
+    k_pages: 1320,
+    v_pages: 1464,
+    slots: 1608,
+  },
+} as const;
 
 /** Every struct under its C name. */
 export const STRUCTS: Readonly<Record<string, Struct>> = {
@@ -157,6 +180,7 @@ export const STRUCTS: Readonly<Record<string, Struct>> = {
   heed_attention_backward: ATTENTION_BACKWARD,
   heed_paged_attention: PAGED_ATTENTION,
   heed_kv_append: KV_APPEND,
+  heed_norm_rope_append: NORM_ROPE_APPEND,
 };
 /** Bytes that hold any block. */
 export const LARGEST_BLOCK: number = Math.max(...Object.values(STRUCTS).map((s) => s.bytes));

@@ -1,4 +1,5 @@
 import {
+  type AppendTarget,
   ArgumentError,
   type BlockTableReader,
   kvAppend,
@@ -176,6 +177,19 @@ export class Step implements BlockTableReader {
       kvAppend(k, rows, keys, pages, slots);
     }
     this.#written[layer] = 1;
+  }
+  /**
+   * As {@link write}, by `append`, which puts the new rows of every slot into the given pages; it converts to their dtype. Returns
+   * false, having called nothing, where the cache has values in keys. Same errors, and those of `append`.
+   */
+  writeWith(layer: number, append: (target: AppendTarget) => void): boolean {
+    this.#requireLayer(layer, "write");
+    if (this.#cache.layout.valuesInKeys) return false;
+    const [kPages, vPages] = [this.#cache.kPages[layer]!.tensor, this.#cache.vPages[layer]!.tensor];
+    this.#written[layer] = 0;
+    append({ kPages, vPages, slots: this.#table.refresh().slots });
+    this.#written[layer] = 1;
+    return true;
   }
   /**
    * Says that a replayed tape has written the rows of every layer, which this step cannot see. The tape must have been recorded over a

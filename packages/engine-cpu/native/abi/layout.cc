@@ -41,6 +41,8 @@ const Block kBlocks[] = {
     BLOCK(heed_paged_attention, F(size), F(reserved), F(scores), F(q), F(out), F(lse), F(k_pages), F(v_pages), F(query_indptr),
           F(indptr), F(indices), F(lengths)),
     BLOCK(heed_kv_append, F(size), F(reserved), F(k), F(v), F(k_pages), F(v_pages), F(slots)),
+    BLOCK(heed_norm_rope_append, F(size), F(unit_offset), F(eps), F(pairing), F(rotary_dim), F(q), F(k), F(v), F(out), F(q_weight),
+          F(k_weight), F(cos), F(sin), F(positions), F(k_pages), F(v_pages), F(slots)),
 };
 
 char* Append(char* at, const char* text) {

@@ -10,6 +10,7 @@ import { checkAttention, checkAttentionScores, checkHiddenKey } from "./attentio
 import { checkAttentionBackward } from "./attention-backward.ts";
 import { checkLinear, checkLinearBackward, linearProblem } from "./linear.ts";
 import { appendProblem, checkKvAppend } from "./kv-append.ts";
+import { checkNormRopeAppend, normRopeAppendProblem } from "./norm-rope-append.ts";
 import { checkPagedAttention, pagedProblem } from "./paged-attention.ts";
 import { checkRmsNorm, checkRmsNormBackward, rmsNormProblem } from "./rms-norm.ts";
 import { checkRope, ropeProblem } from "./rope.ts";
@@ -136,6 +137,19 @@ export function kvAppendSuite(name: string, options: SuiteOptions = {}): void {
     test("the named rows are written, converted to the pages' dtype, and no others", async () => {
       const property = fc.asyncProperty(appendProblem(), (p) => checkKvAppend(subject, p));
       await fc.assert(property, some(runs, 1));
+    });
+  });
+}
+/** Norm, rotation and append in one: see {@link checkNormRopeAppend}. */
+export function normRopeAppendSuite(name: string, options: SuiteOptions = {}): void {
+  forEachSubject(name, "normRopeAppend", options, (subject, runs) => {
+    test("queries and pages are those of its parts, bit for bit, and agree with the oracle", async () => {
+      const property = fc.asyncProperty(normRopeAppendProblem(), (p) => checkNormRopeAppend(subject, p));
+      await fc.assert(property, some(runs, 2));
+    });
+    test("heads longer than a block of the kernels", async () => {
+      const property = fc.asyncProperty(normRopeAppendProblem(1300), (p) => checkNormRopeAppend(subject, p));
+      await fc.assert(property, some(runs, 1 / 10));
     });
   });
 }

@@ -17,6 +17,8 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["tensors", "HEED_SHAPE"],
   ["attention", "dq float32[2, 64, 8, 32]"],
   ["kv-cache", "lengths 23, 10"],
+  ["kv-cache-fork", "after a token each: 5 local, 10 global"],
+  ["kv-cache-prefix", "pages 1 2 3 and 1 2 4"],
   ["training-step", "loss "],
   ["scaled-dot-product-attention", "equal true"],
   ["grouped-query-attention", "built again: same bits true"],

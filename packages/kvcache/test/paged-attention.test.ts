@@ -81,7 +81,7 @@ function write(
   scope(() => {
     const join = (part: 0 | 1): number[] =>
       rows.flatMap((list) => list.filter((_, i) => i % 2 === part).flatMap((row) => Array.from(row)));
-    const { dtype } = cache.layout;
+    const { dtype } = cache.layout.groups[0]!;
     const make = (part: 0 | 1, width: number): Tensor =>
       floats(join(part), [step.tokens, HKV, width], dtype, cache.engine.name);
     step.write(0, make(0, D), make(1, DV));
@@ -181,7 +181,7 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
             let at = 0;
             batch.sequences.forEach((s, n) => {
               if (s.queries === 0) return;
-              const rows = gathered(cache, view, n);
+              const rows = gathered(view, n);
               const length = s.cached + s.queries;
               const q = queries(step, batch, "float32", engine)
                 .slice(0, at, at + s.queries)
@@ -238,7 +238,7 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
       const { kPages } = step.view(0);
       const changed = floats(new Float64Array(kPages.size).fill(2), kPages.shape, "float32", engine);
       copyInto(changed, kPages);
-      expect(gathered(cache, step.view(0), 0).k).toEqual(new Array(5 * HKV * D).fill(2));
+      expect(gathered(step.view(0), 0).k).toEqual(new Array(5 * HKV * D).fill(2));
     });
   });
 });

@@ -38,7 +38,7 @@ function append(cache: KvCache, sequence: Sequence, k: Tensor): void {
   using step = cache.reserve([{ sequence, tokens: k.shape[0]! }]);
   scope(() => {
     for (const layer of [0, 1]) {
-      if (cache.layout.valuesInKeys) step.write(layer, k);
+      if (cache.layout.groups[0]!.valuesInKeys) step.write(layer, k);
       else step.write(layer, k, k.slice(-1, 0, DV));
     }
   });
@@ -71,7 +71,7 @@ describe.each(engines)("values in keys on %s", (engine) => {
               { sequence: sequences[1]!, tokens: 1 },
               { sequence: sequences[0]!, tokens: 4 },
             ]);
-            if (cache.layout.valuesInKeys) step.write(1, k);
+            if (cache.layout.groups[0]!.valuesInKeys) step.write(1, k);
             else step.write(1, k, k.slice(-1, 0, DV));
             return toFloat64(pagedAttention(q, step.view(1), { fused }));
           });
@@ -109,7 +109,7 @@ describe("a cache with values in keys", () => {
     expect(() => make(D + 1)).toThrow(ArgumentError);
     expect(() => make(D + 1)).toThrow("valueHeadDim");
     using cache = make(undefined);
-    expect(cache.layout).toMatchObject({ headDim: D, valueHeadDim: D, valuesInKeys: true });
+    expect(cache.layout.groups[0]).toMatchObject({ headDim: D, valueHeadDim: D, valuesInKeys: true });
   });
   test("a v too many, or none where values are apart, is refused and the layer counts as not written", () => {
     using shared = poisoned({ valuesInKeys: true, engine });

@@ -205,10 +205,12 @@ export class Step implements BlockTableReader {
    */
   writeWith(layer: number, append: (target: AppendTarget) => void): boolean {
     this.#requireLayer(layer, "write");
-    if (this.#cache.layout.valuesInKeys) return false;
-    const [kPages, vPages] = [this.#cache.kPages[layer]!.tensor, this.#cache.vPages[layer]!.tensor];
+    const { storage, layout } = this.#groupOf(layer);
+    if (layout.valuesInKeys) return false;
+    const at = this.#cache.indexOf[layer]!;
     this.#written[layer] = 0;
-    append({ kPages, vPages, slots: this.#table.refresh().slots });
+    const { slots } = this.#tables.table(this.#cache.groupOf[layer]!);
+    append({ kPages: storage.k(at), vPages: storage.v(at), slots });
     this.#written[layer] = 1;
     return true;
   }

@@ -146,14 +146,14 @@ export class PageStorage {
     }
     return this.#layers.flatMap(({ owned }) =>
       owned.map(({ tensor, byteLength }) => {
-        const { buffer } = tensor.storage;
-        if (buffer === undefined) {
+        const bytes = byteLength / this.pages;
+        const part = tensor.storage.hostPart(page * bytes, bytes);
+        if (part === undefined) {
           throw new DeviceError(
             `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; read them by tensor.read()`,
           );
         }
-        const bytes = byteLength / this.pages;
-        return new Uint8Array(buffer, page * bytes, bytes);
+        return new Uint8Array(part.buffer, page * bytes - part.start, bytes);
       }),
     );
   }

@@ -8,7 +8,7 @@ describe.each(engines)("writing a layer by a function on %s", (name) => {
   const engine = getEngine(name);
   const cacheOf = () => poisonedCache({ engine });
   const rows = (cache: ReturnType<typeof cacheOf>, which: "k" | "v", layer: number): Tensor => {
-    const width = which === "k" ? cache.layout.headDim : cache.layout.valueHeadDim;
+    const width = which === "k" ? cache.layout.groups[0]!.headDim : cache.layout.groups[0]!.valueHeadDim;
     return floats(rowsFor(cache, idsFrom(1, 6), layer, which), [6, 2, width], "float32", engine);
   };
   test("its rows are the step's", () => {

@@ -1,12 +1,12 @@
-import { attention, pagedAttention } from "@heed/tensor";
-import type { Tensor } from "@heed/tensor";
+import { attention, empty, kvAppend, pagedAttention, scope, sealPages } from "@heed/tensor";
+import type { PagedView, Pages, Tensor } from "@heed/tensor";
 import { load } from "./engine.ts";
 import type { BenchEngine } from "./engine.ts";
 import type { Bench, Subject } from "./harness.ts";
 import { headMajorRow, pages, shuffledPages } from "./layout.ts";
 import { uniform } from "./random.ts";
 import { decodeShapes, decodeWork, describe, peerShape } from "./shapes.ts";
-import type { DecodeShape } from "./shapes.ts";
+import type { DecodeShape, QuantisedStorage } from "./shapes.ts";
 
 /**
  * One token over a cache of `length` tokens. Contiguous: keys and values lie head-major, as the peer keeps them. Paged:
@@ -17,14 +17,18 @@ export function decodeBenches(engine: BenchEngine): readonly Bench[] {
 }
 
 function bench(engine: BenchEngine, shape: DecodeShape): Bench {
-  const { dtype, ...rest } = shape;
-  return {
+  const { dtype, storage, ...rest } = shape;
+  const { pageSize } = shape;
+  const ours = {
     name: `decode ${describe(shape)}`,
-    dtype,
+    dtype: storage ?? dtype,
     shape: { batch: 1, ...rest },
     work: decodeWork(shape),
-    open: () =>
-      shape.pageSize === undefined ? contiguous(engine, shape) : paged(engine, shape, shape.pageSize),
+    open: () => (pageSize === undefined ? contiguous(engine, shape) : paged(engine, shape, pageSize)),
+  };
+  if (storage !== undefined) return ours; // the peer has no such cache
+  return {
+    ...ours,
     openPeer(peers) {
       const { query, keyCache, valueCache } = values(shape);
       const key = headMajorRow(keyCache, shape, shape.length - 1);
@@ -70,8 +74,46 @@ function paged(engine: BenchEngine, shape: DecodeShape, pageSize: number): Subje
     lengths: engine.uploadInt32(Int32Array.of(length), [1]),
     slots: engine.uploadInt32(Int32Array.of(-1), [1]),
   };
-  const view = { kPages, vPages, table: { ...table, epoch: 1 } };
-  return subject(() => pagedAttention(q, view), dtype, [q, kPages, vPages, ...Object.values(table)]);
+  const { storage } = shape;
+  const stored =
+    storage === undefined ? { kPages, vPages, made: [] } : quantised(engine, storage, kPages, vPages);
+  const view: PagedView<Pages> = { ...stored, table: { ...table, epoch: 1 } };
+  const owned = [q, kPages, vPages, ...Object.values(table), ...stored.made];
+  return subject(() => pagedAttention(q, view), dtype, owned);
+}
+
+/** Float pages [P, Hkv, pageSize, D] in a quantised format, written by the operations that a cache writes with. */
+function quantised(
+  { engine, uploadInt32 }: BenchEngine,
+  format: QuantisedStorage,
+  k: Tensor,
+  v: Tensor,
+): { readonly kPages: Pages; readonly vPages: Pages; readonly made: readonly Tensor[] } {
+  const [P, Hkv, pageSize, D] = k.shape as unknown as [number, number, number, number];
+  const count = (n: number) => Int32Array.from({ length: n }, (_, i) => i);
+  const codes = (bytes: number) => empty([P, Hkv, pageSize, bytes], { engine, dtype: "uint8" });
+  if (format === "int4") {
+    const pages = (residual: Tensor, groups: readonly number[]) => ({
+      format,
+      codes: codes(16 * Math.ceil(D / 32)),
+      scales: empty([P, Hkv, ...groups], { engine }),
+      zeros: empty([P, Hkv, ...groups], { engine }),
+      residual,
+    });
+    const kPages = pages(k, [Math.ceil(pageSize / 32), D]);
+    const vPages = pages(v, [Math.ceil(D / 32), pageSize]);
+    using all = uploadInt32(count(P), [P]);
+    sealPages(kPages, vPages, all, all);
+    const made = [kPages, vPages].flatMap((p) => [p.codes, p.scales, p.zeros]);
+    return { kPages, vPages, made };
+  }
+  const pages = () => ({ format, codes: codes(D), scales: empty([P, Hkv, pageSize], { engine }) });
+  const [kPages, vPages] = [pages(), pages()];
+  scope(() => {
+    const rows = (t: Tensor) => t.permute(0, 2, 1, 3).contiguous().reshape([-1, Hkv, D]);
+    kvAppend(rows(k), rows(v), kPages, vPages, uploadInt32(count(P * pageSize), [P * pageSize]));
+  });
+  return { kPages, vPages, made: [kPages, vPages].flatMap((p) => [p.codes, p.scales]) };
 }
 
 function subject<D extends DecodeShape["dtype"]>(

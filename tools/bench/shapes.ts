@@ -7,6 +7,19 @@ export type Work =
 /** Storage dtypes that are measured. Arithmetic is float32 in all of them. */
 export type BenchDType = "float32" | "float16" | "bfloat16";
 
+/** Formats of quantised pages. */
+export type QuantisedStorage = "int8" | "float8e4m3" | "int4";
+
+/**
+ * Bytes of an element of quantised pages with heads of 128, its share of scales and zeros included: a float32 for each row of codes, or
+ * two of them for each 32 half bytes.
+ */
+const quantisedBytes: Readonly<Record<QuantisedStorage, number>> = {
+  int8: 1 + 4 / 128,
+  float8e4m3: 1 + 4 / 128,
+  int4: 0.5 + 8 / 32,
+};
+
 /** Bytes of an element as stored. */
 export const bytesPerElement: Readonly<Record<BenchDType, number>> = {
   float32: 4,
@@ -26,6 +39,8 @@ export interface PrefillShape {
 /** One new token that attends over `length` tokens, itself included; batch 1. `pageSize` only when paged. */
 export interface DecodeShape extends PrefillShape {
   readonly pageSize?: number;
+  /** How the pages are stored, when not in `dtype`, which is then that of the query. */
+  readonly storage?: QuantisedStorage;
 }
 
 /** A product of [rows, inFeatures] with a weight [outFeatures, inFeatures]. */
@@ -58,14 +73,22 @@ export const backwardShapes: readonly PrefillShape[] = [
   { dtype: "float32", numHeads: 8, numKvHeads: 8, headDim: 128, length: 1024 },
 ];
 
-/** Decode over a contiguous cache and over pages of 64 tokens: inside the last-level cache, beyond it, far beyond. */
-export const decodeShapes: readonly DecodeShape[] = (["float32", "float16", "bfloat16"] as const).flatMap(
-  (dtype) =>
-    [1024, 8192, 32768].flatMap((length) => [
+const decodeLengths = [1024, 8192, 32768] as const;
+/**
+ * Decode over a contiguous cache and over pages of 64 tokens: inside the last-level cache, beyond it, far beyond. Then over quantised
+ * pages.
+ */
+export const decodeShapes: readonly DecodeShape[] = [
+  ...(["float32", "float16", "bfloat16"] as const).flatMap((dtype) =>
+    decodeLengths.flatMap((length) => [
       { dtype, ...decode, length },
       { dtype, ...decode, length, pageSize: 64 },
     ]),
-);
+  ),
+  ...(["int8", "float8e4m3", "int4"] as const).flatMap((storage) =>
+    decodeLengths.map((length) => ({ dtype: "float32" as const, ...decode, length, pageSize: 64, storage })),
+  ),
+];
 
 /** A prefill's projection and a decode step's. */
 export const linearShapes: readonly LinearShape[] = [512, 1].map((rows) => ({
@@ -104,8 +127,10 @@ export function backwardWork(shape: PrefillShape): Work {
 }
 
 /** Every key and every value is read once. */
-export function decodeWork(shape: PrefillShape): Work {
-  return { bound: "read", bytes: cacheBytes(shape) };
+export function decodeWork(shape: DecodeShape): Work {
+  const { storage, dtype } = shape;
+  const share = storage === undefined ? 1 : quantisedBytes[storage] / bytesPerElement[dtype];
+  return { bound: "read", bytes: share * cacheBytes(shape) };
 }
 
 /** A single row reads its weight once; many rows are bound by arithmetic. */
@@ -147,7 +172,7 @@ function cacheBytes(shape: PrefillShape): number {
 
 /** The words that name an attention shape in a report: `32/8 d128 1024 float32 pages of 64`. */
 export function describe(shape: DecodeShape): string {
-  const { numHeads, numKvHeads, headDim, length, dtype, pageSize } = shape;
+  const { numHeads, numKvHeads, headDim, length, dtype, pageSize, storage } = shape;
   const pages = pageSize === undefined ? "" : ` pages of ${pageSize}`;
-  return `${numHeads}/${numKvHeads} d${headDim} ${length} ${dtype}${pages}`;
+  return `${numHeads}/${numKvHeads} d${headDim} ${length} ${storage ?? dtype}${pages}`;
 }

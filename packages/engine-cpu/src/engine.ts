@@ -13,6 +13,7 @@ import { linear } from "./fused/linear.ts";
 import { normRopeAppend } from "./fused/norm-rope-append.ts";
 import { pagedAttention } from "./fused/paged-attention.ts";
 import { rmsNorm, rmsNormBackward } from "./fused/rms-norm.ts";
+import { sealPages } from "./fused/seal-pages.ts";
 import { rope } from "./fused/rope.ts";
 import type { Native } from "./native.ts";
 import { BINARY, COPY, GATHER, MATMUL, REDUCE, SCATTER_ADD, SOFTMAX, UNARY } from "./structs.ts";
@@ -141,6 +142,7 @@ export function createNativeEngine(native: Native): Engine {
       pagedAttention: pagedAttention(native),
       kvAppend: kvAppend(native),
       normRopeAppend: normRopeAppend(native),
+      sealPages: sealPages(native),
     },
     alloc: (bytes) => native.alloc(bytes),
     wrap: (buffer) => native.wrap(buffer),

@@ -16,12 +16,12 @@ import { largeMemory } from "./large-memory.ts";
 import { LARGEST_BLOCK } from "./structs.ts";
 
 /** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 /** An entry point that takes one parameter block. */
 export type Entry = (block: Pointer) => number;
 type EntryName =
-  `heed_${"unary" | "binary" | "reduce" | "copy" | "matmul" | "softmax" | "gather" | "scatter_add" | "rope" | "rms_norm" | "rms_norm_backward" | "attention" | "attention_backward" | "paged_attention" | "kv_append" | "norm_rope_append"}_run`;
+  `heed_${"unary" | "binary" | "reduce" | "copy" | "matmul" | "softmax" | "gather" | "scatter_add" | "rope" | "rms_norm" | "rms_norm_backward" | "attention" | "attention_backward" | "paged_attention" | "kv_append" | "norm_rope_append" | "seal_pages"}_run`;
 /** The C functions of native/abi/heed_cpu.h. */
 export interface Symbols extends Readonly<Record<EntryName, Entry>> {
   heed_last_error(): CString;
@@ -55,6 +55,7 @@ const SYMBOLS: Readonly<Record<keyof Symbols, FFIFunction>> = {
   heed_paged_attention_run: ENTRY,
   heed_kv_append_run: ENTRY,
   heed_norm_rope_append_run: ENTRY,
+  heed_seal_pages_run: ENTRY,
   heed_last_error: { args: [], returns: "cstring" },
   heed_layout: { args: ["ptr"], returns: "cstring" },
   heed_select_isa: { args: ["ptr"], returns: "i32" },

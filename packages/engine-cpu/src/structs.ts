@@ -116,10 +116,10 @@ export const ATTENTION_BACKWARD = {
 } as const;
 /** heed_paged_attention. */
 export const PAGED_ATTENTION = {
-  bytes: 2088,
+  bytes: 2952,
   fields: {
     size: 0,
-    reserved: 4,
+    format: 4,
     scores: 8,
     q: 792,
     out: 936,
@@ -130,12 +130,47 @@ export const PAGED_ATTENTION = {
     indptr: 1656,
     indices: 1800,
     lengths: 1944,
+    k_scales: 2088,
+    v_scales: 2232,
+    k_zeros: 2376,
+    v_zeros: 2520,
+    k_residual: 2664,
+    v_residual: 2808,
   },
 } as const;
 /** heed_kv_append. */
 export const KV_APPEND = {
-  bytes: 728,
-  fields: { size: 0, reserved: 4, k: 8, v: 152, k_pages: 296, v_pages: 440, slots: 584 },
+  bytes: 1024,
+  fields: {
+    size: 0,
+    format: 4,
+    k: 8,
+    v: 152,
+    k_pages: 296,
+    v_pages: 440,
+    slots: 584,
+    k_scales: 728,
+    v_scales: 872,
+    first_slot: 1016,
+  },
+} as const;
+/** heed_seal_pages. */
+export const SEAL_PAGES = {
+  bytes: 1448,
+  fields: {
+    size: 0,
+    reserved: 4,
+    k_pages: 8,
+    v_pages: 152,
+    k_scales: 296,
+    v_scales: 440,
+    k_zeros: 584,
+    v_zeros: 728,
+    k_residual: 872,
+    v_residual: 1016,
+    from: 1160,
+    to: 1304,
+  },
 } as const;
 /** heed_norm_rope_append. */
 export const NORM_ROPE_APPEND = {
@@ -181,6 +216,7 @@ export const STRUCTS: Readonly<Record<string, Struct>> = {
   heed_paged_attention: PAGED_ATTENTION,
   heed_kv_append: KV_APPEND,
   heed_norm_rope_append: NORM_ROPE_APPEND,
+  heed_seal_pages: SEAL_PAGES,
 };
 /** Bytes that hold any block. */
 export const LARGEST_BLOCK: number = Math.max(...Object.values(STRUCTS).map((s) => s.bytes));

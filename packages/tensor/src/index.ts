@@ -62,6 +62,16 @@ export {
 } from "./fused/paged-attention/index.ts";
 export type { PagedAttentionPlan, PagedDims, PagedView, PageTable } from "./fused/paged-attention/plan.ts";
 export type { AppendTarget, BlockTableReader } from "./fused/paged-attention/reader.ts";
+export {
+  type PageRole,
+  type Pages,
+  type QuantisedGroups,
+  type QuantisedPages,
+  type QuantisedRows,
+  showPages,
+} from "./fused/quantised/pages.ts";
+export { sealPages } from "./fused/seal-pages/index.ts";
+export type { SealPagesPlan } from "./fused/seal-pages/plan.ts";
 export { rmsNorm, rmsNormBackward, type RmsNormGradients } from "./fused/rms-norm/index.ts";
 export type { RmsNormOptions } from "./fused/rms-norm/options.ts";
 export type { RmsNormBackwardPlan, RmsNormPlan } from "./fused/rms-norm/plan.ts";

@@ -12,6 +12,7 @@ export * from "./oracle/dropout.ts";
 export * from "./oracle/linear.ts";
 export * from "./oracle/mask.ts";
 export * from "./oracle/paged.ts";
+export * from "./oracle/quantised.ts";
 export * from "./oracle/rms-norm.ts";
 export * from "./oracle/rope.ts";
 export * from "./poison.ts";

@@ -8,7 +8,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define HEED_ABI_VERSION 1
+#define HEED_ABI_VERSION 2
 #define HEED_MAX_RANK 8
 
 typedef enum { HEED_OK = 0, HEED_INVALID = -1, HEED_OUT_OF_MEMORY = -2, HEED_UNSUPPORTED = -3, HEED_SYSTEM = -4 } heed_status;
@@ -110,23 +110,36 @@ typedef struct {
   heed_tensor d_sinks;                   // [Hq]; or absent
 } heed_attention_backward;
 
+// How pages are stored; src/fused/quantised/pages.ts of the tensor package has the meaning of each.
+//   HEED_PAGES_FLOAT: k_pages and v_pages are floats, scales, zeros and residual are absent.
+//   HEED_PAGES_E4M3, HEED_PAGES_INT8: they are uint8 codes; scales float32 [P, Hkv, page_size]; zeros and residual absent.
+//   HEED_PAGES_INT4: uint8 [P, Hkv, page_size, 16 * ceil(width / 32)]; scales and zeros float32 [P, Hkv, ceil(page_size / 32), D] of
+//   keys, [P, Hkv, ceil(Dv / 32), page_size] of values; residual, floats of at most 32 bits [R, Hkv, page_size, width], is page P and on.
+typedef enum { HEED_PAGES_FLOAT = 0, HEED_PAGES_E4M3 = 1, HEED_PAGES_INT8 = 2, HEED_PAGES_INT4 = 3 } heed_page_format;
+
 // A ragged batch of N sequences: query rows query_indptr[n] .. query_indptr[n + 1] stand at the end of a sequence of
 // lengths[n] tokens, whose token t lies in page indices[indptr[n] + t / page_size] at row t % page_size.
 typedef struct {
-  uint32_t size, reserved;
+  uint32_t size;
+  int32_t format;                        // heed_page_format
   heed_scores scores;                    // mask, kv_lengths, query_offsets and dropout are absent; offset_mode is HEED_OFFSET_END
   heed_tensor q, out;                    // [T, Hq, D], [T, Hq, Dv]
   heed_tensor lse;                       // [T, Hq]; or absent
   heed_tensor k_pages, v_pages;          // [P, Hkv, page_size, D], [P, Hkv, page_size, Dv]; the dtype may differ from q's
   heed_tensor query_indptr, indptr, indices, lengths;  // int32 [N + 1], [N + 1], [pages in use], [N]
+  heed_tensor k_scales, v_scales, k_zeros, v_zeros, k_residual, v_residual;
 } heed_paged_attention;
 
-// Row t of k and v goes to page slots[t] / page_size, row slots[t] % page_size; a slot of -1 is skipped.
+// Row t of k and v goes to page slots[t] / page_size, row slots[t] % page_size; a slot of -1 is skipped. HEED_PAGES_INT4 is not for
+// this call: its new rows go to residual pages, which are floats.
 typedef struct {
-  uint32_t size, reserved;
+  uint32_t size;
+  int32_t format;                        // heed_page_format
   heed_tensor k, v;                      // [T, Hkv, D], [T, Hkv, Dv]
   heed_tensor k_pages, v_pages;          // as above; converts to the pages' dtype
   heed_tensor slots;                     // int32 [T]
+  heed_tensor k_scales, v_scales;
+  int64_t first_slot;                    // number of the first slot of the pages
 } heed_kv_append;
 
 // From projected rows to a step of attention: q and k are normalised where they have a weight, rotated where there are tables; q goes
@@ -142,6 +155,12 @@ typedef struct {
   heed_tensor positions;                 // int32 [T]; absent with the tables
   heed_tensor k_pages, v_pages, slots;   // as in heed_kv_append
 } heed_norm_rope_append;
+// Encodes residual page from[i] into page to[i] of HEED_PAGES_INT4, keys and values.
+typedef struct {
+  uint32_t size, reserved;
+  heed_tensor k_pages, v_pages, k_scales, v_scales, k_zeros, v_zeros, k_residual, v_residual;
+  heed_tensor from, to;                  // int32 [n]
+} heed_seal_pages;
 
 int32_t heed_unary_run(const heed_unary* p);
 int32_t heed_binary_run(const heed_binary* p);
@@ -159,6 +178,7 @@ int32_t heed_attention_backward_run(const heed_attention_backward* p);
 int32_t heed_paged_attention_run(const heed_paged_attention* p);
 int32_t heed_kv_append_run(const heed_kv_append* p);
 int32_t heed_norm_rope_append_run(const heed_norm_rope_append* p);
+int32_t heed_seal_pages_run(const heed_seal_pages* p);
 
 int32_t heed_abi_version(void);
 const char* heed_last_error(void);
@@ -171,7 +191,8 @@ const char* heed_available_isas(void);  // comma-separated, worst first
 // Number of threads that work on one call, the caller included (1 to 256). 0: the physical cores this process may use.
 int32_t heed_set_threads(int32_t threads);
 int32_t heed_threads(void);
-// 64-byte aligned memory (2 MiB and huge pages from 4 MiB on), not cleared; NULL when there is none.
+// 64-byte aligned memory (2 MiB and huge pages from 4 MiB on; from 1 GiB on address space alone, filled in as it is touched), not
+// cleared; NULL when there is none.
 void* heed_alloc(uint64_t bytes);
 void heed_free(void* memory, void* context);  // the shape of a JavaScriptCore bytes deallocator; context is ignored
 uint64_t heed_scratch_bytes(void);            // bytes held between calls: kernel scratch and freed blocks (128 MiB at most) for reuse

@@ -20,11 +20,15 @@ HEED_INLINE void CopyHeads(const Heads& from, const Heads& to, RowConverter conv
   for (int64_t h = 0; h < from.count; h++)
     convert(to.data + h * to.head, to.step, from.data + h * from.head, from.step, from.size);
 }
-/// The row of a slot in pages [P, H, page_size, D].
-HEED_INLINE Heads SlotOf(const heed_tensor& pages, int64_t slot) {
-  const int64_t bytes = ElementBytes(pages.dtype), page = slot / pages.shape[2], row = slot % pages.shape[2];
+/// Row `row` of page `page` of pages [P, H, page_size, D].
+HEED_INLINE Heads RowOfPage(const heed_tensor& pages, int64_t page, int64_t row) {
+  const int64_t bytes = ElementBytes(pages.dtype);
   return {static_cast<char*>(pages.data) + (page * pages.strides[0] + row * pages.strides[2]) * bytes, pages.strides[1] * bytes,
           pages.strides[3] * bytes, pages.shape[1], pages.shape[3]};
+}
+/// The row of a slot.
+HEED_INLINE Heads SlotOf(const heed_tensor& pages, int64_t slot) {
+  return RowOfPage(pages, slot / pages.shape[2], slot % pages.shape[2]);
 }
 HEED_INLINE int32_t IntAt(const heed_tensor& x, int64_t i) { return static_cast<const int32_t*>(x.data)[i * x.strides[0]]; }
 /// The first of the slots that is neither -1 nor in the pages; -1 when there is none.

@@ -182,10 +182,17 @@ template <class T> struct PrefillTask : TaskRows<T> {
   }
 };
 
-/// Packs keys j0 .. j0 + kKeyBlock - 1 (those before `end`) of a head; returns whether the values are finite.
+/// Packs keys j0 .. j0 + kKeyBlock - 1 (those before `end`) of a head, by way of `unpacked` (UnpackedSize) if they are quantised;
+/// returns whether the values are finite.
 template <class T>
-HEED_INLINE bool PackBlock(const Problem<T>& a, const Sequence& s, int64_t head, int64_t j0, int64_t end, T* to) {
+HEED_INLINE bool PackBlock(const Problem<T>& a, const Sequence& s, int64_t head, int64_t j0, int64_t end, T* to, T* unpacked) {
   const char* rows[kKeyBlock];
+  if (a.unpack != nullptr) {
+    UnpackBlock(a, s, a.coded_k, head, j0, end, unpacked, rows);
+    a.pack_keys(to, rows, sizeof(T), a.D);
+    UnpackBlock(a, s, a.coded_v, head, j0, end, unpacked, rows);
+    return a.pack_values(to + kKeyBlock * a.D, rows, sizeof(T), a.Dv);
+  }
   FindRows(a, s, a.k, a.k_strides, head, j0, end, rows);
   a.pack_keys(to, rows, a.k_strides.step, a.D);
   FindRows(a, s, a.v, a.v_strides, head, j0, end, rows);
@@ -202,7 +209,7 @@ HEED_NOINLINE void Prefill(const Problem<T>& a, const Sequence& s, const RowBloc
     if (packed != nullptr) {
       task.Block(n * kKeyBlock, packed + (n - packed_block) * size, finite[n - packed_block] != 0);
     } else {
-      const bool clean = PackBlock(a, s, block.head, n * kKeyBlock, block.end, task.packed);
+      const bool clean = PackBlock(a, s, block.head, n * kKeyBlock, block.end, task.packed, task.packed + size);
       task.Block(n * kKeyBlock, task.packed, clean);
     }
   }

@@ -4,6 +4,7 @@
 //   row r of a block is query first + r / G, head unit.head * G + r % G.
 #pragma once
 #include "../simd/shuffle.h"
+#include "codes-inl.h"
 #include "scores-inl.h"
 
 namespace heed::HEED_ISA {
@@ -47,8 +48,51 @@ template <class T> struct Problem {
   bool (*pack_values)(T* to, const char* const* rows, int64_t step, int64_t Dv);
   void (*decode)(const Problem&, const Sequence&, const RowBlock&, char* scratch, T* partial);
   int64_t kv_bytes;  // of one key or value element
+  // Quantised pages, which k and v then are the codes of. `unpack` is NULL for floats.
+  CodedPages<T> coded_k, coded_v;
+  UnpackRows<T> unpack;
+  bool by_groups;  // decode HEED_PAGES_INT4 with scales applied to queries and weights
 };
 template <class T> HEED_INLINE int64_t Padded(int64_t n) { return RoundUp(n, Width<T>); }
+/// Numbers of scratch that kKeyBlock unpacked rows of keys or values take; 0 for floats.
+template <class T> HEED_INLINE int64_t UnpackedRows(const Problem<T>& a) {
+  return a.unpack == nullptr ? 0 : kKeyBlock * Padded<T>(a.D > a.Dv ? a.D : a.Dv);
+}
+/// The same with room for what decoding by groups needs besides: as many scaled queries, and scales, zeros and weights of a block.
+template <class T> HEED_INLINE int64_t UnpackedSize(const Problem<T>& a) {
+  return a.unpack == nullptr ? 0 : 2 * UnpackedRows(a) + 8 * kKeyBlock;
+}
+/// f(page, row in it, count, keys from j0 before it) for the runs of keys j0 .. j0 + n - 1 that stand in one page.
+template <class T, class F> HEED_INLINE void ForEachPage(const Problem<T>& a, const Sequence& s, int64_t j0, int64_t n, const F& f) {
+  int64_t page = j0 / a.page_size, row = j0 - page * a.page_size;
+  for (int64_t i = 0; i < n; page++, row = 0) {
+    const int64_t count = a.page_size - row < n - i ? a.page_size - row : n - i;
+    f(static_cast<int64_t>(s.pages[page * a.page_step]), row, count, i);
+    i += count;
+  }
+}
+/// FindRows for quantised pages: the rows' numbers, unpacked into `to`.
+template <class T>
+HEED_NOINLINE void UnpackBlock(const Problem<T>& a, const Sequence& s, const CodedPages<T>& of, int64_t head, int64_t j0, int64_t end,
+                               T* to, const char** rows) {
+  const int64_t n = end - j0 < kKeyBlock ? end - j0 : kKeyBlock, pitch = Padded<T>(of.width);
+  ForEachPage(a, s, j0, n, [&](int64_t page, int64_t row, int64_t count, int64_t i) {
+    a.unpack(of, page, head, row, count, to + i * pitch, pitch);
+  });
+  for (int64_t i = 0; i < kKeyBlock; i++) rows[i] = reinterpret_cast<const char*>(to + (i < n ? i : n - 1) * pitch);
+}
+/// Scales of the rows of keys j0 .. j0 + kKeyBlock - 1, 0 from `end` on.
+template <class T>
+HEED_INLINE void FindScales(const Problem<T>& a, const Sequence& s, const heed_tensor& scales, int64_t head, int64_t j0, int64_t end, T* to) {
+  const int64_t n = end - j0 < kKeyBlock ? end - j0 : kKeyBlock, step = scales.strides[2];
+  ForEachPage(a, s, j0, n, [&](int64_t page, int64_t row, int64_t count, int64_t i) {
+    const float* from = static_cast<const float*>(scales.data) + OffsetOf(scales, page, head, row);
+    if (step == 1 && __is_same(T, float)) memcpy(to + i, from, static_cast<size_t>(count) * sizeof(float));
+    else
+      for (int64_t t = 0; t < count; t++) to[i + t] = from[t * step];
+  });
+  for (int64_t i = n; i < kKeyBlock; i++) to[i] = 0;
+}
 
 /// Addresses of the rows of keys (or values) j0 .. j0 + kKeyBlock - 1. A row that does not exist (from `end` on, at most the
 /// sequence's length) is replaced by the last that does, so that nothing unwritten is read.

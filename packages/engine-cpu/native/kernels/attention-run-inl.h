@@ -164,14 +164,21 @@ template <class T> struct Wave {
     }
     const Unit& u = unit[low];
     const int64_t j0 = (u.plan.first / kKeyBlock + number - u.finite) * kKeyBlock;
-    finite[number] = PackBlock(a, a.sequence(a, u.sequence), u.head, j0, u.plan.end, packed + number * PackedSize<T>(a.D, a.Dv));
+    T* unpacked = nullptr;
+    if (a.unpack != nullptr) {
+      unpacked = static_cast<T*>(ThreadScratch(static_cast<uint64_t>(UnpackedSize(a)) * sizeof(T)));
+      if (unpacked == nullptr) return __atomic_store_n(&out_of_memory, true, __ATOMIC_RELAXED);
+    }
+    finite[number] =
+        PackBlock(a, a.sequence(a, u.sequence), u.head, j0, u.plan.end, packed + number * PackedSize<T>(a.D, a.Dv), unpacked);
   }
   void RunTask(const AttentionTask& t) {
     const Sequence s = a.sequence(a, t.sequence);
     const int64_t rows = t.block.queries * a.G;
     T* to = t.partial < 0 ? nullptr : partial + t.partial;
     const int64_t bytes = t.decode ? DecodeTask<T, T>::Bytes(rows, a.D, a.Dv) : PrefillTask<T>::Bytes(rows, a.D, a.Dv, t.packed < 0);
-    char* scratch = static_cast<char*>(ThreadScratch(bytes));
+    const int64_t unpacked = t.decode || t.packed < 0 ? UnpackedSize(a) * static_cast<int64_t>(sizeof(T)) : 0;
+    char* scratch = static_cast<char*>(ThreadScratch(bytes + unpacked));
     if (scratch == nullptr) {
       __atomic_store_n(&out_of_memory, true, __ATOMIC_RELAXED);
       return;

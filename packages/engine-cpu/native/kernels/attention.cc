@@ -31,6 +31,43 @@ template <class T> int Run(Problem<T>& a, int32_t query_dtype, int32_t key_dtype
   return RunAttention(a, name);
 }
 
+template <class T, class K> void SetCodes(Problem<T>& a) {
+  a.unpack = UnpackScaled<T, K>;
+  if constexpr (__is_same(T, float)) a.decode = Decode<T, K>;
+}
+template <class T, class R> HEED_NOINLINE void LoadResidual(T* to, const char* from, int64_t step, int64_t n) {
+  if constexpr (__is_same(Acc<R>, T)) return LoadQuery<T, R>(to, from, step, n, 1);
+  else
+    for (int64_t i = 0; i < n; i++) to[i] = static_cast<T>(ToFloat(*reinterpret_cast<const R*>(from + i * step)));
+}
+template <class T> int SetResidual(CodedPages<T>& of) {
+  return DispatchFloat(of.residual->dtype, HEED_UNSUPPORTED, [&](auto tag) {
+    using R = typename decltype(tag)::type;
+    of.load_residual = LoadResidual<T, R>;
+    of.residual_bytes = sizeof(R);
+    return HEED_OK;
+  });
+}
+template <class T> int Quantised(Problem<T>& a, int32_t query_dtype, int32_t format, const char* name) {
+  int status = DispatchFloat(query_dtype, HEED_UNSUPPORTED, [&](auto t) { return SetQueryType<T, typename decltype(t)::type>(a); });
+  a.pack_keys = PackKeys<T, T>;
+  a.pack_values = PackValues<T, T>;
+  a.decode = Decode<T, T>;
+  a.kv_bytes = 1;
+  if (format == HEED_PAGES_INT8) SetCodes<T, Int8Code>(a);
+  else if (format == HEED_PAGES_E4M3) SetCodes<T, E4M3Code>(a);
+  else if (format != HEED_PAGES_INT4 || SetResidual(a.coded_k) != HEED_OK || SetResidual(a.coded_v) != HEED_OK) status = HEED_UNSUPPORTED;
+  else {
+    a.unpack = UnpackGroups<T>;
+    // Groups of keys then are the halves of every block, and their scales lie as the codes do.
+    a.by_groups = __is_same(T, float) && a.page_size % kCodeGroup == 0 && a.coded_k.scales->strides[3] == 1 &&
+                  a.coded_k.zeros->strides[3] == 1;
+  }
+  if (status != HEED_OK)
+    return Fail(HEED_UNSUPPORTED, "[%s] queries of dtype code %d over pages of format %d have no kernel", name, query_dtype, format);
+  return RunAttention(a, name);
+}
+
 template <class T> Sequence SequenceOf(const Problem<T>& a, int64_t n) {
   const int64_t length = a.rules.Length(n);
   return {n,
@@ -73,6 +110,9 @@ template <class T> int Dense(const heed_attention& p, int64_t query_bytes) {
 
 int RunAttention(Problem<float>& a, int32_t query_dtype, int32_t key_dtype, const char* name) { return Run(a, query_dtype, key_dtype, name); }
 int RunAttention(Problem<double>& a, int32_t query_dtype, int32_t key_dtype, const char* name) { return Run(a, query_dtype, key_dtype, name); }
+
+int RunQuantised(Problem<float>& a, int32_t query_dtype, int32_t format, const char* name) { return Quantised(a, query_dtype, format, name); }
+int RunQuantised(Problem<double>& a, int32_t query_dtype, int32_t format, const char* name) { return Quantised(a, query_dtype, format, name); }
 
 int attention(const heed_attention& p) {
   if (p.q.dtype == HEED_FLOAT64) return Dense<double>(p, 8);

@@ -39,7 +39,7 @@ template <class T> int Paged(const heed_paged_attention& p) {
   if (a.sequences == 0 || a.Hq == 0 || p.q.shape[0] == 0) return HEED_OK;
   a.G = a.Hq / a.Hkv;
   a.D = p.q.shape[2];
-  a.Dv = p.v_pages.shape[3];
+  a.Dv = p.out.shape[2];
   a.q = static_cast<const char*>(p.q.data);
   a.k = static_cast<const char*>(p.k_pages.data);
   a.v = static_cast<const char*>(p.v_pages.data);
@@ -47,14 +47,18 @@ template <class T> int Paged(const heed_paged_attention& p) {
   a.lse = static_cast<char*>(p.lse.data);
   a.q_strides = TokenStrides(p.q, FloatBytes(p.q.dtype));
   a.out_strides = TokenStrides(p.out, FloatBytes(p.q.dtype));
-  a.k_strides = PageStrides(p.k_pages, FloatBytes(p.k_pages.dtype));
-  a.v_strides = PageStrides(p.v_pages, FloatBytes(p.k_pages.dtype));
+  const int64_t page_bytes = p.format == HEED_PAGES_FLOAT ? FloatBytes(p.k_pages.dtype) : 1;
+  a.k_strides = PageStrides(p.k_pages, page_bytes);
+  a.v_strides = PageStrides(p.v_pages, page_bytes);
   a.lse_strides = TokenStrides(p.lse, sizeof(T));
   a.page_size = p.k_pages.shape[2];
   a.page_step = p.indices.strides[0];
   a.parameters = &p;
   a.sequence = SequenceOf<T>;
-  return RunAttention(a, p.q.dtype, p.k_pages.dtype, "paged_attention");
+  if (p.format == HEED_PAGES_FLOAT) return RunAttention(a, p.q.dtype, p.k_pages.dtype, "paged_attention");
+  a.coded_k = {&p.k_pages, &p.k_scales, &p.k_zeros, &p.k_residual, a.D, true, nullptr, 0};
+  a.coded_v = {&p.v_pages, &p.v_scales, &p.v_zeros, &p.v_residual, a.Dv, false, nullptr, 0};
+  return RunQuantised(a, p.q.dtype, p.format, "paged_attention");
 }
 }  // namespace
 

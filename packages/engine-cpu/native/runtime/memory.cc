@@ -9,6 +9,53 @@
 namespace heed {
 namespace {
 constexpr uint64_t kHuge = 2u << 20;
+
+// Blocks from kLarge on are mapped without reserving memory for them: what a cache of 64 GiB never touches costs nothing, where the
+// system's heuristic would refuse the block as a whole.
+constexpr uint64_t kLarge = uint64_t{1} << 30;
+struct LargeBlock {
+  void *memory, *mapping;
+  uint64_t bytes;  // of the mapping
+  LargeBlock* next;
+};
+LargeBlock* large = nullptr;
+pthread_mutex_t large_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void* MapLarge(uint64_t bytes) {
+  LargeBlock* block = static_cast<LargeBlock*>(malloc(sizeof(LargeBlock)));
+  if (block == nullptr) return nullptr;
+  block->bytes = bytes + kHuge;
+  block->mapping = mmap(nullptr, block->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (block->mapping == MAP_FAILED) {
+    free(block);
+    return nullptr;
+  }
+  block->memory = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block->mapping) + kHuge - 1) & ~uintptr_t{kHuge - 1});
+  pthread_mutex_lock(&large_mutex);
+  block->next = large;
+  __atomic_store_n(&large, block, __ATOMIC_RELEASE);
+  pthread_mutex_unlock(&large_mutex);
+  return block->memory;
+}
+/// Unmaps a block of MapLarge; false: it is none.
+bool UnmapLarge(void* memory) {
+  if (__atomic_load_n(&large, __ATOMIC_ACQUIRE) == nullptr || (reinterpret_cast<uintptr_t>(memory) & (kHuge - 1)) != 0) return false;
+  pthread_mutex_lock(&large_mutex);
+  LargeBlock** at = &large;
+  while (*at != nullptr && (*at)->memory != memory) at = &(*at)->next;
+  LargeBlock* found = *at;
+  if (found != nullptr) __atomic_store_n(at, found->next, __ATOMIC_RELEASE);
+  pthread_mutex_unlock(&large_mutex);
+  if (found == nullptr) return false;
+  munmap(found->mapping, found->bytes);
+  free(found);
+  return true;
+}
+/// Returns a block of heed_alloc to the system.
+void Free(void* memory) {
+  if (memory != nullptr && !UnmapLarge(memory)) free(memory);
+}
+
 struct Block {
   void* memory;
   uint64_t bytes;
@@ -25,7 +72,7 @@ thread_local Scratch* mine = nullptr;
 
 void Drop(Scratch* scratch) {
   for (Block& block : scratch->blocks) {
-    free(block.memory);
+    Free(block.memory);
     __atomic_fetch_sub(&held, block.bytes, __ATOMIC_RELAXED);
     block = {nullptr, 0};
   }
@@ -57,7 +104,7 @@ void* Request(int slot, uint64_t bytes) {
   Block& block = scratch->blocks[slot];
   if (bytes > block.bytes) {
     const uint64_t grown = (bytes + bytes / 4 + 4095) & ~uint64_t{4095};
-    free(block.memory);
+    Free(block.memory);
     __atomic_fetch_sub(&held, block.bytes, __ATOMIC_RELAXED);
     block.memory = heed_alloc(grown);
     block.bytes = block.memory ? grown : 0;
@@ -140,6 +187,11 @@ extern "C" void* heed_alloc(uint64_t bytes) {
   // Huge pages are worth up to 16 % of a decode step; below two of them the rounding costs more than it brings.
   const uint64_t align = rounded >= 2 * heed::kHuge ? heed::kHuge : 64;
   void* memory = nullptr;
+  if (rounded >= heed::kLarge) {
+    memory = heed::MapLarge(rounded);
+    if (memory != nullptr) madvise(memory, rounded, MADV_HUGEPAGE);
+    return memory;
+  }
   if (posix_memalign(&memory, align, rounded) != 0) {
     heed::DropKept(0);
     if (posix_memalign(&memory, align, rounded) != 0) return nullptr;
@@ -148,7 +200,8 @@ extern "C" void* heed_alloc(uint64_t bytes) {
   return memory;
 }
 extern "C" void heed_free(void* memory, void*) {
-  if (memory != nullptr && !heed::Keep(memory)) free(memory);
+  if (memory == nullptr || heed::UnmapLarge(memory)) return;
+  if (!heed::Keep(memory)) free(memory);
 }
 extern "C" uint64_t heed_scratch_bytes(void) {
   return __atomic_load_n(&heed::held, __ATOMIC_RELAXED) + __atomic_load_n(&heed::kept_bytes, __ATOMIC_RELAXED);

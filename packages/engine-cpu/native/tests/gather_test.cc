@@ -84,7 +84,7 @@ void KvAppend() {
           }
         }
         heed_kv_append p = {sizeof p,         0,           tensors[0].View(), tensors[1].View(), stores[0].View(),
-                            stores[1].View(), slots.View()};
+                            stores[1].View(), slots.View(), {}, {}, 0};
         Ok(heed_kv_append_run(&p), "kv_append");
         for (int k = 0; k < 2; k++) {
           Check(stores[k].Intact(), "kv_append wrote outside its pages");

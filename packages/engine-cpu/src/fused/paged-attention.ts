@@ -1,6 +1,7 @@
 import type { FusedOp, PagedAttentionPlan } from "@heed/tensor";
 import type { Native } from "../native.ts";
 import { PAGED_ATTENTION } from "../structs.ts";
+import { formatOf, writePages } from "./pages.ts";
 import { writeScores } from "./scores.ts";
 
 /** Attention over pages on heed_paged_attention_run; it takes every plan. */
@@ -11,13 +12,12 @@ export function pagedAttention(native: Native): FusedOp<PagedAttentionPlan> {
     refusal: () => undefined,
     run: ({ rules, q, view, out, lse }) => {
       const { kPages, vPages, table } = view;
-      block.begin(bytes, 0);
+      block.begin(bytes, formatOf(kPages));
       writeScores(block, fields.scores, rules);
       block.tensor(fields.q, q); // [T, Hq, D]
       block.tensor(fields.out, out); // [T, Hq, Dv]
       block.tensor(fields.lse, lse); // [T, Hq]
-      block.tensor(fields.k_pages, kPages); // [P, Hkv, pageSize, D]
-      block.tensor(fields.v_pages, vPages); // [P, Hkv, pageSize, Dv]
+      writePages(block, fields, kPages, vPages); // [P, Hkv, pageSize, D], [P, Hkv, pageSize, Dv]
       block.tensor(fields.query_indptr, table.queryIndptr); // [N + 1]
       block.tensor(fields.indptr, table.indptr); // [N + 1]
       block.tensor(fields.indices, table.indices);

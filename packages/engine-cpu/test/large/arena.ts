@@ -4,7 +4,6 @@ import {
   type DType,
   DTYPES,
   type Engine,
-  OutOfMemoryError,
   type Shape,
   type Storage,
   Tensor,
@@ -16,18 +15,8 @@ export const GIB: number = 2 ** 30;
 export const STRIDE: number = 5 * GIB + 4096;
 export const engine: Engine = cpu();
 
-/** A tensor of as many of these GiB as the system lets a process describe; no memory until it is touched. */
-function described(): Tensor<"uint8"> {
-  for (const gib of [64, 16]) {
-    try {
-      return allocate(engine, "uint8", [gib * GIB]) as Tensor as Tensor<"uint8">;
-    } catch (error) {
-      if (!(error instanceof OutOfMemoryError)) throw error;
-    }
-  }
-  throw new Error("the system grants not even 16 GiB of address space");
-}
-export const arena: Tensor<"uint8"> = described();
+/** 64 GiB that are described and not reserved: no memory until it is touched. */
+export const arena: Tensor<"uint8"> = allocate(engine, "uint8", [64 * GIB]) as Tensor as Tensor<"uint8">;
 let free = arena.size;
 const taken: { readonly from: number; readonly bytes: number }[] = [];
 

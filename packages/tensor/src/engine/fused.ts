@@ -5,6 +5,7 @@ import type { NormRopeAppendPlan } from "../fused/norm-rope-append/plan.ts";
 import type { PagedAttentionPlan } from "../fused/paged-attention/plan.ts";
 import type { RmsNormBackwardPlan, RmsNormPlan } from "../fused/rms-norm/plan.ts";
 import type { RopePlan } from "../fused/rope/plan.ts";
+import type { SealPagesPlan } from "../fused/seal-pages/plan.ts";
 import { ArgumentError, UnsupportedError } from "../core/errors.ts";
 import type { Engine } from "./engine.ts";
 import { type FusedForm, recorder } from "./recorder.ts";
@@ -26,6 +27,7 @@ export interface FusedOps {
   readonly pagedAttention?: FusedOp<PagedAttentionPlan>;
   readonly kvAppend?: FusedOp<KvAppendPlan>;
   readonly normRopeAppend?: FusedOp<NormRopeAppendPlan>;
+  readonly sealPages?: FusedOp<SealPagesPlan>;
 }
 /**
  * How an operation picks between its kernel and its composed form. `auto`: the kernel when it can. `require`: the kernel, or

@@ -9,6 +9,7 @@ import {
   pagedAttentionSuite,
   rmsNormSuite,
   ropeSuite,
+  sealPagesSuite,
 } from "@heed/testkit/conformance";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { engines } from "../engines.ts";
@@ -26,6 +27,7 @@ describe.each(others)("instruction set %s", (name) => {
     pagedAttentionSuite,
     kvAppendSuite,
     normRopeAppendSuite,
+    sealPagesSuite,
     ropeSuite,
     rmsNormSuite,
     linearSuite,

@@ -2,25 +2,34 @@
 import {
   type AttentionBackwardPlan,
   type AttentionPlan,
+  copyInto,
+  type DType,
   fill,
   type FusedOps,
   type KvAppendPlan,
   type LinearPlan,
   type NormRopeAppendPlan,
+  mul,
   type PagedAttentionPlan,
+  type Pages,
+  type QuantisedGroups,
+  type QuantisedRows,
   type RmsNormBackwardPlan,
   type RmsNormPlan,
   type RopePlan,
   scope,
   type ScoreRules,
-  type Tensor,
+  type SealPagesPlan,
+  Tensor,
+  zeros,
 } from "@heed/tensor";
 import { attentionProblem, type TestkitError } from "@heed/testkit";
 import { checkAttention, checkHiddenKey } from "@heed/testkit/conformance/attention";
 import { checkAttentionBackward } from "@heed/testkit/conformance/attention-backward";
 import { checkLinear, linearProblem } from "@heed/testkit/conformance/linear";
-import { appendProblem, checkKvAppend } from "@heed/testkit/conformance/kv-append";
 import { checkNormRopeAppend, normRopeAppendProblem } from "@heed/testkit/conformance/norm-rope-append";
+import { appendProblem, checkKvAppend, checkQuantisedAppend } from "@heed/testkit/conformance/kv-append";
+import { checkSealPages, sealProblem } from "@heed/testkit/conformance/seal-pages";
 import { checkPagedAttention, pagedProblem } from "@heed/testkit/conformance/paged-attention";
 import { checkRmsNorm, checkRmsNormBackward, rmsNormProblem } from "@heed/testkit/conformance/rms-norm";
 import { checkRope, ropeProblem } from "@heed/testkit/conformance/rope";
@@ -34,6 +43,7 @@ import { linearComposed } from "../../src/fused/linear/composed.ts";
 import { normRopeAppendComposed } from "../../src/fused/norm-rope-append/composed.ts";
 import { pagedAttentionComposed } from "../../src/fused/paged-attention/composed.ts";
 import { rmsNormBackwardComposed, rmsNormComposed } from "../../src/fused/rms-norm/composed.ts";
+import { sealPagesComposed } from "../../src/fused/seal-pages/composed.ts";
 import { ropeComposed } from "../../src/fused/rope/composed.ts";
 import { fakeEngine } from "../engine/fake.ts";
 
@@ -259,6 +269,96 @@ finds<NormRopeAppendPlan, Parameters<typeof checkNormRopeAppend>[1]>(
     },
   },
 );
+/** Zeros of the same shape. */
+const like = <D extends DType>(t: Tensor<D>): Tensor<D> =>
+  zeros(t.shape, { engine: t.engine, dtype: t.dtype }) as Tensor as Tensor<D>;
+/** The plan with quantised pages changed. */
+const withPages =
+  (change: (pages: Pages) => Pages, of: "kPages" | "vPages"): Run<PagedAttentionPlan> =>
+  (plan) =>
+    paged({ ...plan, view: { ...plan.view, [of]: change(plan.view[of]) } });
+const shifted = (t: Tensor): Tensor<"float32"> => mul(t as Tensor<"float32">, 1.001);
+for (const format of ["int8", "float8e4m3", "int4"] as const) {
+  describe(`over ${format} pages`, () => {
+    finds<PagedAttentionPlan, Parameters<typeof checkPagedAttention>[1]>(
+      "pagedAttention",
+      pagedProblem({ pageSizes: [1, 4, 32] }),
+      (subject, p) => checkPagedAttention(subject, p, format),
+      paged,
+      {
+        ...ruleFaults(paged),
+        "scales of keys off by a thousandth": withPages(
+          (pages) => (pages instanceof Tensor ? pages : { ...pages, scales: shifted(pages.scales) }),
+          "kPages",
+        ),
+        "scales of values off by a thousandth": withPages(
+          (pages) => (pages instanceof Tensor ? pages : { ...pages, scales: shifted(pages.scales) }),
+          "vPages",
+        ),
+        ...(format === "int4" && {
+          "zeros that are dropped": withPages(
+            (pages) => ({
+              ...(pages as QuantisedGroups),
+              zeros: like((pages as QuantisedGroups).zeros),
+            }),
+            "vPages",
+          ),
+          "a residual page in place of another": (plan) => {
+            const { indices } = plan.view.table;
+            const { codes } = plan.view.kPages as QuantisedGroups;
+            const first = codes.shape[0]!;
+            indices.data.forEach((page, i) => {
+              if (page > first && page < 0x7fffffff) indices.data[i] = first;
+            });
+            paged(plan);
+          },
+        }),
+      },
+    );
+  });
+}
+for (const format of ["int8", "float8e4m3"] as const) {
+  describe(`into ${format} pages`, () => {
+    const off =
+      (name: "codes" | "scales", of: "kPages" | "vPages"): Run<KvAppendPlan> =>
+      (plan) => {
+        const pages = plan[of] as QuantisedRows;
+        append({ ...plan, [of]: { ...pages, [name]: pages[name].contiguous() } });
+        const at = plan.slots.data.findIndex((slot) => slot >= 0);
+        if (at >= 0) pages[name].data[0] = 7 - pages[name].data[0]!;
+      };
+    finds<KvAppendPlan, Parameters<typeof checkKvAppend>[1]>(
+      "kvAppend",
+      appendProblem(),
+      (subject, p) => checkQuantisedAppend(subject, p, format),
+      append,
+      {
+        "a wrong code": off("codes", "kPages"),
+        "a wrong scale": off("scales", "vPages"),
+        "rows encoded together": (plan) => {
+          // One scale for all heads of a token, as if the row were all of them.
+          append(plan);
+          const { scales } = plan.kPages as QuantisedRows;
+          if (scales.shape[1]! > 1) copyInto(scales.slice(1, 0, 1), scales.slice(1, 1, 2));
+        },
+      },
+    );
+  });
+}
+const seal: Run<SealPagesPlan> = sealPagesComposed;
+finds<SealPagesPlan, Parameters<typeof checkSealPages>[1]>("sealPages", sealProblem(), checkSealPages, seal, {
+  "zeros of values that are not written": (plan) =>
+    seal({
+      ...plan,
+      vPages: {
+        ...plan.vPages,
+        scales: plan.vPages.scales.contiguous(),
+        zeros: like(plan.vPages.zeros),
+      },
+    }),
+  "the first residual page in place of another": (plan) =>
+    seal({ ...plan, to: plan.to.contiguous(), from: like(plan.from) }),
+});
 finds<RopePlan, Parameters<typeof checkRope>[1]>("rope", ropeProblem(), checkRope, ropeComposed, {
   "the other pairing": (plan) =>
     ropeComposed({ ...plan, pairing: plan.pairing === "half" ? "interleaved" : "half" }),

@@ -1,8 +1,9 @@
 /** Writing rows into pages: kernel and composed form by a plain copy. */
-import { kvAppend } from "@heed/tensor";
+import { kvAppend, type QuantisedRows, scope, tensor } from "@heed/tensor";
 import fc from "fast-check";
 import { type FloatDType, floatDTypes, roundArray } from "../dtype.ts";
 import { TestkitError } from "../errors.ts";
+import { encodeRowOracle, type RowFormat } from "../oracle/quantised.ts";
 import { createRng } from "../rng.ts";
 import { elements, place, placeInt32, type Subject } from "./subject.ts";
 
@@ -83,5 +84,65 @@ export async function checkKvAppend(subject: Subject, p: AppendProblem): Promise
         );
       }
     }
+  }
+}
+/** New numbers of a row: normal, or of a size that tries the ends of a format. */
+function wild(seed: number, length: number): Float64Array {
+  const rng = createRng(seed);
+  const sizes = [1, 1, 0, 1e-3, 2 ** -126, 2 ** -149, 1e30, NaN, Infinity];
+  return rng
+    .normalArray(length)
+    .map((x) => (rng.int(0, 11) === 0 ? x * sizes[rng.int(0, sizes.length - 1)]! : x));
+}
+/**
+ * Throws a TestkitError with code "mismatch" unless exactly the named rows hold the oracle's codes and scales of the new values, which
+ * include zeros, the smallest numbers, NaN and infinities.
+ */
+export async function checkQuantisedAppend(
+  subject: Subject,
+  p: AppendProblem,
+  format: RowFormat,
+): Promise<void> {
+  const { engine, dtype } = subject;
+  const { P, Hkv, pageSize, slots } = p;
+  for (const mode of ["off", subject.fused ?? "auto"] as const) {
+    const made = [p.D, p.Dv].map((width, part) => {
+      const given = roundArray(dtype, wild(p.seed + part, slots.length * Hkv * width));
+      const codes = new Uint8Array(P * Hkv * pageSize * width).fill(0x5a);
+      const scales = new Float32Array(P * Hkv * pageSize).fill(-1);
+      const expected = { codes: codes.slice(), scales: scales.slice() };
+      slots.forEach((slot, t) => {
+        if (slot < 0) return;
+        for (let h = 0; h < Hkv; h++) {
+          const from = (t * Hkv + h) * width;
+          const row = encodeRowOracle(format, given.subarray(from, from + width));
+          const to = (Math.floor(slot / pageSize) * Hkv + h) * pageSize + (slot % pageSize);
+          expected.codes.set(row.codes, to * width);
+          expected.scales[to] = row.scale;
+        }
+      });
+      return { width, given, codes, scales, expected };
+    });
+    const after = scope(() => {
+      const pages = made.map(({ width, codes, scales }): QuantisedRows => ({
+        format,
+        codes: tensor(codes, [P, Hkv, pageSize, width], { engine, dtype: "uint8" }),
+        scales: tensor(scales, [P, Hkv, pageSize], { engine }),
+      }));
+      const [k, v] = made.map(({ width, given }) => place(engine, dtype, given, [slots.length, Hkv, width]));
+      kvAppend(k!, v!, pages[0]!, pages[1]!, placeInt32(engine, slots), { fused: mode });
+      return pages.map(({ codes, scales }) => ({ codes: codes.data.slice(), scales: scales.data.slice() }));
+    });
+    made.forEach(({ expected }, part) => {
+      for (const name of ["codes", "scales"] as const)
+        after[part]![name].forEach((got, i) => {
+          if (Object.is(got, expected[name][i])) return;
+          throw new TestkitError(
+            "mismatch",
+            `kvAppend (${mode}) into ${format}: ${name}[${i}] is ${got}, expected ${expected[name][i]}`,
+            { at: i },
+          );
+        });
+    });
   }
 }

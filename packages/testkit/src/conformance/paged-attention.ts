@@ -1,12 +1,14 @@
 /** Attention over pages: kernel and composed form by the oracle. */
-import { pagedAttentionWithLse, type PagedAttentionOptions, type PagedView } from "@heed/tensor";
+import { type PagedAttentionOptions, pagedAttentionWithLse, type PagedView, type Pages } from "@heed/tensor";
 import fc from "fast-check";
 import { alibiSlopesFor } from "../arbitraries/attention.ts";
 import { type PagedProblem, pageTable, type PageTableLimits } from "../arbitraries/pages.ts";
 import { type FloatDType, roundArray } from "../dtype.ts";
 import { pagedAttentionOracle } from "../oracle/paged.ts";
+import { type QuantisedFormat, quantisedFormats } from "../oracle/quantised.ts";
 import { poison, poisonPages } from "../poison.ts";
 import { createRng } from "../rng.ts";
+import { type EncodedPages, quantisedPages, type Sealing, sealing } from "./quantised-pages.ts";
 import {
   assertMeaning,
   bothForms,
@@ -59,14 +61,23 @@ function pagesOf(p: PagedAttentionProblem, width: number, values: Float64Array):
   poisonPages(values, p.table, { numPages: p.table.numPages, Hkv: p.Hkv, width });
   return values;
 }
+/** Of the pages that sequences fill, three in four are sealed. */
+function sealingOf({ lengths, indptr, indices, pageSize, numPages, seed }: PagedProblem): Sealing {
+  const sealed = Array.from({ length: numPages }, () => false);
+  lengths.forEach((length, n) => {
+    for (let i = 0; i < Math.floor(length / pageSize); i++)
+      sealed[indices[indptr[n]! + i]!] = (seed + i) % 4 !== 0;
+  });
+  return sealing(sealed);
+}
 /**
- * Output and lse over pages of `pageDtype`, NaN in every slot that no sequence holds and an unused last entry far outside. Throws a
+ * Output and lse over pages of `storage`, NaN in every slot that no sequence holds and an unused last entry far outside. Throws a
  * TestkitError with code "mismatch".
  */
 export async function checkPagedAttention(
   subject: Subject,
   p: PagedAttentionProblem,
-  pageDtype: FloatDType = subject.dtype,
+  storage: FloatDType | QuantisedFormat = subject.dtype,
 ): Promise<void> {
   const { engine, dtype } = subject;
   const { table, Hkv, D, Dv } = p;
@@ -74,8 +85,18 @@ export async function checkPagedAttention(
   const Hq = Hkv * p.G;
   const rng = createRng(table.seed);
   const q = roundArray(dtype, rng.normalArray(T * Hq * D));
-  const kPages = pagesOf(p, D, roundArray(pageDtype, rng.normalArray(P * Hkv * pageSize * D)));
-  const vPages = pagesOf(p, Dv, roundArray(pageDtype, rng.normalArray(P * Hkv * pageSize * Dv)));
+  const format = quantisedFormats.find((name) => name === storage);
+  const floats = format === undefined ? (storage as FloatDType) : "float32";
+  const numbers = (width: number): Float64Array =>
+    pagesOf(p, width, roundArray(floats, rng.normalArray(P * Hkv * pageSize * width)));
+  const seals = sealingOf(table);
+  const make = (role: "keys" | "values", width: number): EncodedPages => {
+    const values = numbers(width);
+    if (format !== undefined) return quantisedPages(format, values, { P, Hkv, pageSize, width, role }, seals);
+    return { values, place: (on) => place(on, floats, values, [P, Hkv, pageSize, width]) };
+  };
+  const [k, v] = [make("keys", D), make("values", Dv)];
+  const [kPages, vPages] = [k.values, v.values];
   const alibiSlopes = p.alibi ? alibiSlopesFor(Hq) : undefined; // rounded below: powers of two are exact, others to float32
   const slopes = alibiSlopes && roundArray(wideOf(dtype), alibiSlopes);
   const sinks = p.sinks ? roundArray(dtype, rng.normalArray(Hq)) : undefined;
@@ -93,10 +114,10 @@ export async function checkPagedAttention(
   const { fused, composed } = await bothForms(subject, (mode) =>
     results(() => {
       const unused = poison(new Int32Array(table.indices.length + 1));
-      unused.set(table.indices);
-      const view: PagedView = {
-        kPages: place(engine, pageDtype, kPages, [P, Hkv, pageSize, D]),
-        vPages: place(engine, pageDtype, vPages, [P, Hkv, pageSize, Dv]),
+      unused.set(format === "int4" ? table.indices.map((page) => seals.numbers[page]!) : table.indices);
+      const view: PagedView<Pages> = {
+        kPages: k.place(engine),
+        vPages: v.place(engine),
         table: {
           queryIndptr: placeInt32(engine, table.queryIndptr),
           indptr: placeInt32(engine, table.indptr),

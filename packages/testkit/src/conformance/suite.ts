@@ -9,11 +9,13 @@ import type { ScoreStage } from "../oracle/attention-problem.ts";
 import { checkAttention, checkAttentionScores, checkHiddenKey } from "./attention.ts";
 import { checkAttentionBackward } from "./attention-backward.ts";
 import { checkLinear, checkLinearBackward, linearProblem } from "./linear.ts";
-import { appendProblem, checkKvAppend } from "./kv-append.ts";
 import { checkNormRopeAppend, normRopeAppendProblem } from "./norm-rope-append.ts";
+import { appendProblem, checkKvAppend, checkQuantisedAppend } from "./kv-append.ts";
 import { checkPagedAttention, pagedProblem } from "./paged-attention.ts";
+import { checkSealPages, sealProblem } from "./seal-pages.ts";
 import { checkRmsNorm, checkRmsNormBackward, rmsNormProblem } from "./rms-norm.ts";
 import { checkRope, ropeProblem } from "./rope.ts";
+import { quantisedFormats } from "../oracle/quantised.ts";
 import { poisonedEngine, type Subject } from "./subject.ts";
 
 /** What of a suite is run. */
@@ -121,6 +123,17 @@ export function pagedAttentionSuite(name: string, options: SuiteOptions = {}): v
       const property = fc.asyncProperty(pagedProblem(long), (p) => checkPagedAttention(subject, p));
       await fc.assert(property, some(runs, 1 / 15));
     });
+    for (const format of quantisedFormats) {
+      test(`${format} pages agree with the oracle on the numbers they stand for, unused slots poisoned`, async () => {
+        const property = fc.asyncProperty(pagedProblem(), (p) => checkPagedAttention(subject, p, format));
+        await fc.assert(property, some(runs, 1 / 2));
+      });
+      test(`long sequences of ${format} pages agree with the oracle`, async () => {
+        const long = { maxSequences: 2, maxLength: 300, maxQueries: 20, pageSizes: [16, 32, 64], maxD: 72 };
+        const property = fc.asyncProperty(pagedProblem(long), (p) => checkPagedAttention(subject, p, format));
+        await fc.assert(property, some(runs, 1 / 15));
+      });
+    }
     if (subject.dtype === "float64") return;
     test("pages of every dtype but float64 serve these queries", async () => {
       const dtypes = fc.constantFrom("float32" as const, "float16" as const, "bfloat16" as const);
@@ -131,11 +144,28 @@ export function pagedAttentionSuite(name: string, options: SuiteOptions = {}): v
     });
   });
 }
-/** Writing rows into pages: see {@link checkKvAppend}. */
+/** Writing rows into pages: see {@link checkKvAppend} and {@link checkQuantisedAppend}. */
 export function kvAppendSuite(name: string, options: SuiteOptions = {}): void {
   forEachSubject(name, "kvAppend", options, (subject, runs) => {
     test("the named rows are written, converted to the pages' dtype, and no others", async () => {
       const property = fc.asyncProperty(appendProblem(), (p) => checkKvAppend(subject, p));
+      await fc.assert(property, some(runs, 1));
+    });
+    test("rows become the oracle's codes with a scale each, NaN where a number is not finite", async () => {
+      const formats = fc.constantFrom("int8" as const, "float8e4m3" as const);
+      const property = fc.asyncProperty(appendProblem(), formats, (p, format) =>
+        checkQuantisedAppend(subject, p, format),
+      );
+      await fc.assert(property, some(runs, 1));
+    });
+  });
+}
+/** Encoding full pages in 4 bits: see {@link checkSealPages}. */
+export function sealPagesSuite(name: string, options: SuiteOptions = {}): void {
+  forEachSubject(name, "sealPages", options, (subject, runs) => {
+    if (subject.dtype === "float64") return;
+    test("the named pages hold the oracle's codes, scales and zeros, and no others", async () => {
+      const property = fc.asyncProperty(sealProblem(), (p) => checkSealPages(subject, p));
       await fc.assert(property, some(runs, 1));
     });
   });

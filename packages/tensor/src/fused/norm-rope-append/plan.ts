@@ -10,8 +10,10 @@ import type { NormOfHeads, NormRopeAppendOptions, RopeOfHeads } from "./options.
 
 declare const checked: unique symbol;
 /** Checked projections on their way into a step of attention. Only {@link planNormRopeAppend} makes one. */
-export interface NormRopeAppendPlan extends Omit<KvAppendPlan, typeof checked> {
+export interface NormRopeAppendPlan extends Omit<KvAppendPlan, typeof checked | "kPages" | "vPages"> {
   readonly [checked]: true;
+  readonly kPages: Tensor<FloatDType>; // [P, Hkv, pageSize, D]
+  readonly vPages: Tensor<FloatDType>; // [P, Hkv, pageSize, Dv]
   readonly q: Tensor<FloatDType>; // [T, Hq, D], any strides; k and v have its dtype
   readonly out: Tensor<FloatDType>; // [T, Hq, D]
   readonly norm: HeadNorms | undefined;

@@ -2,9 +2,10 @@ import { accumulatorOf } from "../../core/dtype.ts";
 import { scope } from "../../core/scope.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { cast } from "../../ops/cast.ts";
-import { gather } from "../../ops/gather.ts";
 import { attentionComposed } from "../attention/composed.ts";
 import type { AttentionPlan } from "../attention/plan.ts";
+import type { PageRole, Pages } from "../quantised/pages.ts";
+import { readPages } from "../quantised/read.ts";
 import type { PagedAttentionPlan } from "./plan.ts";
 
 /** Gathers each sequence's pages and attends over them in the composed form; the meaning that a paged kernel must match. */
@@ -21,9 +22,9 @@ export function pagedAttentionComposed(plan: PagedAttentionPlan): void {
     scope(() => {
       const used = indices.slice(0, starts[n]!, starts[n]! + Math.ceil(Sk / pageSize));
       // [pages, Hkv, pageSize, w] -> [1, Sk, Hkv, w]
-      const rows = (pages: Tensor): Tensor => {
-        const tokenMajor = gather(pages, used).permute(0, 2, 1, 3).contiguous();
-        return cast(tokenMajor.reshape([1, -1, Hkv, pages.shape[3]!]).slice(1, 0, Sk), accumulator);
+      const rows = (pages: Pages, role: PageRole, width: number): Tensor => {
+        const tokenMajor = readPages(pages, role, used, accumulator).permute(0, 2, 1, 3).contiguous();
+        return cast(tokenMajor.reshape([1, -1, Hkv, width]).slice(1, 0, Sk), accumulator);
       };
       const part = (t: Tensor): Tensor => t.slice(0, queries[n]!, queries[n + 1]!).unsqueeze(0);
       const out = part(plan.out);
@@ -33,8 +34,8 @@ export function pagedAttentionComposed(plan: PagedAttentionPlan): void {
         dims: { B: 1, S, Sk, Hq, Hkv, D, Dv },
         rules: plan.rules,
         q: cast(part(plan.q), accumulator),
-        k: rows(plan.view.kPages),
-        v: rows(plan.view.vPages),
+        k: rows(plan.view.kPages, "keys", D),
+        v: rows(plan.view.vPages, "values", Dv),
         out,
         lse,
       } as unknown as AttentionPlan;

@@ -1,17 +1,26 @@
 import { accumulatorOf, type FloatDType } from "../../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../core/errors.ts";
-import { allocate, show, type Tensor } from "../../core/tensor.ts";
+import { allocate, show, Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { recheck } from "../../engine/recorder.ts";
 import { floatOnly, hostIntegers, int32Only, oneEngine } from "../../ops/check.ts";
 import type { ScoreOptions } from "../attention/options.ts";
 import { resolveScores, type ScoreRules } from "../attention/plan.ts";
+import {
+  type Pages,
+  type PageShape,
+  pageShape,
+  showPages,
+  storageOf,
+  tensorsOf,
+} from "../quantised/pages.ts";
 
 declare const checked: unique symbol;
 /**
  * Which pages hold which sequences of a ragged batch of N, the form FlashInfer- and vLLM-style kernels take. Query rows
  * queryIndptr[n] .. queryIndptr[n + 1] - 1 belong to sequence n and stand at its end; its token t lies in page
- * indices[indptr[n] + floor(t / pageSize)] at row t mod pageSize. All int32.
+ * indices[indptr[n] + floor(t / pageSize)] at row t mod pageSize. Of "int4" pages, a number from P on is residual page number - P.
+ * All int32.
  */
 export interface PageTable {
   readonly queryIndptr: Tensor<"int32">; // [N + 1]
@@ -23,10 +32,10 @@ export interface PageTable {
   /** Rises whenever the contents change; a table is validated once per epoch. */
   readonly epoch: number;
 }
-/** Pages of one layer and the table over them: what a cache hands to attention. */
-export interface PagedView {
-  readonly kPages: Tensor; // [P, Hkv, pageSize, D], rows contiguous
-  readonly vPages: Tensor; // [P, Hkv, pageSize, Dv]
+/** Pages of one layer and the table over them: what a cache hands to attention. `PagedView<Pages>` may be quantised. */
+export interface PagedView<P extends Pages = Tensor> {
+  readonly kPages: P; // [P, Hkv, pageSize, D], rows contiguous
+  readonly vPages: P; // [P, Hkv, pageSize, Dv], stored as kPages are
   readonly table: PageTable;
 }
 /** Lengths of a paged problem. */
@@ -46,7 +55,7 @@ export interface PagedAttentionPlan {
   readonly dims: PagedDims;
   readonly rules: ScoreRules; // no mask, lengths or offsets of its own: queryOffset is "end"
   readonly q: Tensor<FloatDType>; // [T, Hq, D]
-  readonly view: PagedView;
+  readonly view: PagedView<Pages>;
   readonly out: Tensor<FloatDType>; // [T, Hq, Dv], q's dtype
   readonly lse: Tensor | undefined; // [T, Hq], accumulator dtype
 }
@@ -119,13 +128,42 @@ function validateTable(
       bad(`page ${page} at ${i} is outside 0..${pages - 1}`, { page, at: i, pages });
   }
 }
+/** Lengths of pages that serve the queries q [T, Hq, D]. Throws DTypeError, ShapeError. */
+function pageDims(q: Tensor, kPages: Pages, vPages: Pages): PageShape & { readonly Dv: number } {
+  const keys = pageShape("pagedAttention", kPages, "keys");
+  const storage = storageOf(kPages);
+  const floats = kPages instanceof Tensor;
+  if (storage !== storageOf(vPages) || (floats && (q.dtype === "float64") !== (storage === "float64"))) {
+    throw new DTypeError(
+      `[pagedAttention] key and value pages must have one dtype, float64 exactly when q is; got q ${show(q)}, kPages ${showPages(kPages)}, vPages ${showPages(vPages)}`,
+      { q: q.dtype, kPages: storage, vPages: storageOf(vPages) },
+    );
+  }
+  const values = pageShape("pagedAttention", vPages, "values");
+  const fits =
+    keys !== undefined &&
+    values !== undefined &&
+    q.rank === 3 &&
+    keys.width === q.shape[2] &&
+    keys.width > 0 &&
+    values.width > 0 &&
+    keys.pageSize > 0 &&
+    keys.Hkv > 0 &&
+    q.shape[1]! % keys.Hkv === 0 &&
+    (["P", "R", "Hkv", "pageSize"] as const).every((name) => keys[name] === values[name]);
+  if (fits) return { ...keys, Dv: values.width };
+  throw new ShapeError(
+    `[pagedAttention] needs q [T, Hq, D], kPages [P, Hkv, pageSize, D], vPages [P, Hkv, pageSize, Dv], Hq a multiple of Hkv; got q ${show(q)}, kPages ${showPages(kPages)}, vPages ${showPages(vPages)}`,
+    { q: q.shape, kPages: showPages(kPages), vPages: showPages(vPages) },
+  );
+}
 /**
  * Checks attention over pages and allocates its result. The table is read on the host, once per epoch. Throws ShapeError, DTypeError,
  * ArgumentError, DeviceError, DisposedError, OutOfMemoryError.
  */
 export function planPagedAttention(
   q: Tensor,
-  view: PagedView,
+  view: PagedView<Pages>,
   o: ScoreOptions,
   wantLse: boolean,
 ): PagedAttentionPlan {
@@ -133,8 +171,8 @@ export function planPagedAttention(
   const engine = oneEngine(
     "pagedAttention",
     q,
-    kPages,
-    vPages,
+    ...tensorsOf(kPages),
+    ...tensorsOf(vPages),
     table.queryIndptr,
     table.indptr,
     table.indices,
@@ -143,33 +181,9 @@ export function planPagedAttention(
     o.sinks,
   );
   floatOnly("pagedAttention", q);
-  floatOnly("pagedAttention", kPages);
-  if (kPages.dtype !== vPages.dtype || (q.dtype === "float64") !== (kPages.dtype === "float64")) {
-    throw new DTypeError(
-      `[pagedAttention] key and value pages must have one dtype, float64 exactly when q is; got q ${show(q)}, kPages ${show(kPages)}, vPages ${show(vPages)}`,
-      { q: q.dtype, kPages: kPages.dtype, vPages: vPages.dtype },
-    );
-  }
   const [T, Hq, D] = q.shape as unknown as [number, number, number];
-  const [P, Hkv, pageSize, Dk] = kPages.shape as unknown as [number, number, number, number];
-  const fits =
-    q.rank === 3 &&
-    kPages.rank === 4 &&
-    vPages.rank === 4 &&
-    Dk === D &&
-    D > 0 &&
-    vPages.shape[3] !== 0 &&
-    pageSize > 0 &&
-    Hkv > 0 &&
-    Hq % Hkv === 0;
-  if (!fits || vPages.shape.slice(0, 3).join() !== kPages.shape.slice(0, 3).join()) {
-    throw new ShapeError(
-      `[pagedAttention] needs q [T, Hq, D], kPages [P, Hkv, pageSize, D], vPages [P, Hkv, pageSize, Dv], Hq a multiple of Hkv; got q ${show(q)}, kPages ${show(kPages)}, vPages ${show(vPages)}`,
-      { q: q.shape, kPages: kPages.shape, vPages: vPages.shape },
-    );
-  }
-  if (engine.device === "cpu") validateOnce(table, P, pageSize, T);
-  const Dv = vPages.shape[3]!;
+  const { P, R, Hkv, pageSize, Dv } = pageDims(q, kPages, vPages);
+  if (engine.device === "cpu") validateOnce(table, P + R, pageSize, T);
   const dtype = q.dtype as FloatDType;
   const rules: ScoreRules = {
     ...resolveScores("pagedAttention", { isCausal: true, ...o }, D, Hq, dtype),

@@ -5,11 +5,13 @@ import {
   DTypeError,
   hostIntegers,
   type PagedView,
+  type Pages,
   type PageTable,
   recheck,
   ShapeError,
   show,
-  type Tensor,
+  showPages,
+  Tensor,
 } from "@heed/tensor";
 import type { MultiHeadLatentAttentionConfig } from "./mla-options.ts";
 import type { PastLatentRows } from "./mla-past.ts";
@@ -149,15 +151,17 @@ export function checkLatentMethod(
 }
 /** Throws ShapeError unless the pages hold latent rows: [P, 1, pageSize, R + Dr], the first R columns as values. */
 export function checkLatentView(
-  { kPages, vPages }: PagedView,
+  { kPages, vPages }: PagedView<Pages>,
   c: Pick<MultiHeadLatentAttentionConfig, "kvLoraRank" | "qkRopeHeadDim">,
 ): void {
-  const fits = (t: Tensor, width: number): boolean =>
-    t.rank === 4 && t.shape[1] === 1 && t.shape[3] === width;
+  const fits = (pages: Pages, width: number): boolean => {
+    const { rank, shape } = pages instanceof Tensor ? pages : pages.codes;
+    return rank === 4 && shape[1] === 1 && shape[3] === width;
+  };
   if (fits(kPages, c.kvLoraRank + c.qkRopeHeadDim) && fits(vPages, c.kvLoraRank)) return;
   throw new ShapeError(
-    `[${WHAT}] the cache must hold latent rows, as the layer's cacheLayout says: kPages [P, 1, pageSize, ${c.kvLoraRank + c.qkRopeHeadDim}], vPages [P, 1, pageSize, ${c.kvLoraRank}]; got ${show(kPages)}, ${show(vPages)}`,
-    { kPages: kPages.shape, vPages: vPages.shape },
+    `[${WHAT}] the cache must hold latent rows, as the layer's cacheLayout says: kPages [P, 1, pageSize, ${c.kvLoraRank + c.qkRopeHeadDim}], vPages [P, 1, pageSize, ${c.kvLoraRank}]; got ${showPages(kPages)}, ${showPages(vPages)}`,
+    { kPages: showPages(kPages), vPages: showPages(vPages) },
   );
 }
 /** Where the rows of each sequence start, and the end [N + 1], when no sequence has a row that is older than the step; else undefined. */

@@ -14,6 +14,7 @@ import {
   matmul,
   pagedAttention,
   type PagedView,
+  type Pages,
   scope,
   type Tensor,
   unscoped,
@@ -248,7 +249,7 @@ export class MultiHeadLatentAttention implements Layer<MultiHeadLatentAttentionC
     return out;
   }
   /** Queries, rotated, over the latent rows themselves. */
-  #absorbed(q: Floats, view: PagedView): Tensor {
+  #absorbed(q: Floats, view: PagedView<Pages>): Tensor {
     const { numHeads, kvLoraRank, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = this.#config;
     const T = q.shape[0]!;
     const kvB = this.parameters

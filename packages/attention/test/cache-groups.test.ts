@@ -11,7 +11,7 @@ import {
   type Tensor,
   toFloat64,
 } from "@heed/tensor";
-import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
+import { floatView, assertClose, conformanceTolerance, createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { GlobalAttention, GroupedQueryAttention, MultiHeadLatentAttention } from "../src/index.ts";
@@ -68,7 +68,7 @@ function cacheOf(
   const cache = new KvCache({ groups, engine });
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
-    const { kPages, vPages } = step.view(layer);
+    const { kPages, vPages } = floatView(step.view(layer));
     for (const pages of [kPages, vPages]) fill(pages, NaN);
   }
   return cache;

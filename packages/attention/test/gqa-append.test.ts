@@ -1,7 +1,7 @@
 /** The one pass from projections to pages against norm, rotation and append one after the other: the same bits. */
 import { KvCache } from "@heed/kvcache";
 import { type BlockTableReader, type FloatDType, getEngine, scope, type Tensor } from "@heed/tensor";
-import { createRng } from "@heed/testkit";
+import { floatView, createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import { GroupedQueryAttention, type GroupedQueryAttentionOptions } from "../src/index.ts";
 import { engines } from "./engines.ts";
@@ -91,7 +91,7 @@ describe.each(engines)("a step of GroupedQueryAttention on %s", (name) => {
         using step = cache.reserve(tokens.map((n, i) => ({ sequence: sequences[i]!, tokens: n })));
         const reader = isFused ? counted(step, () => fused++) : finishedRowsOnly(step);
         const output = bytes(layer.forward(x, { cache: reader }));
-        const { kPages, vPages, table } = step.view(0);
+        const { kPages, vPages, table } = floatView(step.view(0));
         const written = [...table.slots.data].flatMap((slot) =>
           [kPages, vPages].map((pages) => bytes(pages.select(0, Math.floor(slot / 4)).select(1, slot % 4))),
         );

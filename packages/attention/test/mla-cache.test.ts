@@ -17,7 +17,7 @@ import {
   toFloat64,
   zeros,
 } from "@heed/tensor";
-import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
+import { floatView, assertClose, conformanceTolerance, createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { MultiHeadLatentAttention, type MultiHeadLatentAttentionOptions } from "../src/index.ts";
@@ -71,7 +71,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
   function cacheOf(layer: MultiHeadLatentAttention, dtype: Float, layers = 1): KvCache {
     const cache = new KvCache({ layers, ...layer.cacheLayout, pageSize: 4, maxPages: 24, dtype, engine });
     using step = cache.reserve([]);
-    for (let i = 0; i < layers; i++) fill(step.view(i).kPages, NaN);
+    for (let i = 0; i < layers; i++) fill(floatView(step.view(i)).kPages, NaN);
     return cache;
   }
   const tokens = (n: number, dtype: Float, seed = 5): Tensor<Float> =>
@@ -308,7 +308,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       using cache = cacheOf(layer, "float64");
       using step = cache.reserve([{ sequence: cache.open(), tokens: 3 }]);
       layer.forward(tokens(3, "float64"), { cache: step });
-      const { kPages, vPages } = step.view(0);
+      const { kPages, vPages } = floatView(step.view(0));
       expect(vPages.storage).toBe(kPages.storage);
       const row = toFloat64(kPages.select(0, 1).select(0, 0).select(0, 2)); // page 1 holds tokens 0 .. 3
       const value = toFloat64(vPages.select(0, 1).select(0, 0).select(0, 2));

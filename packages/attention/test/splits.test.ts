@@ -2,7 +2,7 @@
 import "@heed/engine-cpu";
 import { KvCache } from "@heed/kvcache";
 import { fill, type FloatDType, getEngine, scope } from "@heed/tensor";
-import { assertClose, conformanceTolerance, createRng, roundArray } from "@heed/testkit";
+import { floatView, assertClose, conformanceTolerance, createRng, roundArray } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc, { type Arbitrary } from "fast-check";
 import { layerBuilders } from "../src/index.ts";
@@ -39,7 +39,7 @@ describe.each(engines)("in any split on %s", (name) => {
     const maxPages = lengthsOf(all).reduce((n, length) => n + Math.ceil(length / pageSize), 1);
     const cache = new KvCache({ layers: 1, ...layout, pageSize, maxPages, dtype, engine });
     using nothing = cache.reserve([]);
-    for (const pages of ["kPages", "vPages"] as const) fill(nothing.view(0)[pages], NaN);
+    for (const pages of ["kPages", "vPages"] as const) fill(floatView(nothing.view(0))[pages], NaN);
     const sequences = inputs.map(() => cache.open());
     const found = inputs.map((): number[] => []);
     for (const counts of all) {

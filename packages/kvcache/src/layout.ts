@@ -2,6 +2,12 @@ import { ArgumentError, DTYPES, DTypeError, type Engine, type FloatDType, isFloa
 import type { PrefixOptions } from "./prefix-index.ts";
 import { requireWhole } from "./state.ts";
 
+/**
+ * How rows are stored: as floats, or in 8 bits with a float32 scale of its own for each token and head, which is written once and stays
+ * (docs/kernels/paged-quantised.md has the formats and their error bounds).
+ */
+export type CacheDType = FloatDType | "float8e4m3" | "int8";
+
 /** What a group of layers stores for each token. */
 export interface GroupShape {
   /** Key heads, Hkv. */
@@ -27,7 +33,7 @@ export interface GroupShape {
   /** Order of a page in memory: [Hkv, pageSize, D] (default, the best on a CPU) or [pageSize, Hkv, D]. */
   readonly layout?: "head-major" | "token-major" | undefined;
   /** Default float32. */
-  readonly dtype?: FloatDType | undefined;
+  readonly dtype?: CacheDType | undefined;
   /** Pages that sequences can use. */
   readonly maxPages?: number | undefined;
 }
@@ -81,7 +87,7 @@ export interface GroupLayout {
   readonly sinks: number;
   readonly pageSize: number;
   readonly layout: "head-major" | "token-major";
-  readonly dtype: FloatDType;
+  readonly dtype: CacheDType;
 }
 /** What a cache stores. */
 export interface CacheLayout {
@@ -94,6 +100,15 @@ export interface CacheLayout {
 }
 
 const MOST = 2 ** 31 - 1;
+
+/** Whether rows of this dtype are codes with a scale each. */
+export function isQuantised(dtype: CacheDType): dtype is "float8e4m3" | "int8" {
+  return dtype === "float8e4m3" || dtype === "int8";
+}
+/** Bytes of one row of keys or values of one head: its numbers, and its scale if it has one. */
+function rowBytes(dtype: CacheDType, width: number): number {
+  return isQuantised(dtype) ? width + DTYPES.float32.bytes : width * DTYPES[dtype].bytes;
+}
 
 function groupLayout(o: GroupOptions): GroupLayout {
   const { layers, numKvHeads, headDim, valueHeadDim = headDim, pageSize = 64, sinks = 0 } = o;
@@ -108,9 +123,9 @@ function groupLayout(o: GroupOptions): GroupLayout {
       layout,
     });
   }
-  if (!Object.hasOwn(DTYPES, dtype) || !isFloat(dtype)) {
+  if (!isQuantised(dtype) && (!Object.hasOwn(DTYPES, dtype) || !isFloat(dtype))) {
     throw new DTypeError(
-      `[kvcache] dtype must be float64, float32, float16 or bfloat16; got ${String(dtype)}`,
+      `[kvcache] dtype must be float64, float32, float16, bfloat16, float8e4m3 or int8; got ${String(dtype)}`,
       { dtype },
     );
   }
@@ -158,8 +173,8 @@ export function layoutOf(o: AnyOptions): CacheLayout {
 }
 /** Bytes of one page over all layers of a group, keys and values. */
 export function bytesPerPage(g: GroupLayout): number {
-  const width = g.headDim + (g.valuesInKeys ? 0 : g.valueHeadDim);
-  return g.layers.length * g.numKvHeads * g.pageSize * width * DTYPES[g.dtype].bytes;
+  const row = rowBytes(g.dtype, g.headDim) + (g.valuesInKeys ? 0 : rowBytes(g.dtype, g.valueHeadDim));
+  return g.layers.length * g.numKvHeads * g.pageSize * row;
 }
 function mostPages(g: GroupLayout): number {
   return Math.floor(MOST / g.pageSize) - 1; // a slot, page * pageSize + row, is an int32

@@ -5,7 +5,8 @@ import {
   kvAppend,
   OutOfMemoryError,
   type PagedView,
-  type Tensor,
+  type Pages,
+  Tensor,
 } from "@heed/tensor";
 import { type GroupTable, StepTables, TableMemory } from "./block-table.ts";
 import { StateError } from "./errors.ts";
@@ -194,23 +195,25 @@ export class Step implements BlockTableReader {
     else {
       // The values are written with the keys: 0 columns are left of them.
       using rows = k.slice(-1, 0, 0);
-      using pages = keys.slice(-1, 0, 0);
+      using none = (keys instanceof Tensor ? keys : keys.codes).slice(-1, 0, 0);
+      const pages = keys instanceof Tensor ? none : { ...keys, codes: none as Tensor as Tensor<"uint8"> };
       kvAppend(k, rows, keys, pages, slots);
     }
     this.#written[layer] = 1;
   }
   /**
    * As {@link write}, by `append`, which puts the new rows of every slot into the given pages; it converts to their dtype. Returns
-   * false, having called nothing, where the cache has values in keys. Same errors, and those of `append`.
+   * false, having called nothing, where the layer has values in keys or quantised pages. Same errors, and those of `append`.
    */
   writeWith(layer: number, append: (target: AppendTarget) => void): boolean {
     this.#requireLayer(layer, "write");
     const { storage, layout } = this.#groupOf(layer);
-    if (layout.valuesInKeys) return false;
     const at = this.#cache.indexOf[layer]!;
+    const [kPages, vPages] = [storage.k(at), storage.v(at)];
+    if (layout.valuesInKeys || !(kPages instanceof Tensor) || !(vPages instanceof Tensor)) return false;
     this.#written[layer] = 0;
     const { slots } = this.#tables.table(this.#cache.groupOf[layer]!);
-    append({ kPages: storage.k(at), vPages: storage.v(at), slots });
+    append({ kPages, vPages, slots });
     this.#written[layer] = 1;
     return true;
   }
@@ -226,7 +229,7 @@ export class Step implements BlockTableReader {
    * The pages of the layer's group and their table for this step, valid until the step closes. Throws ArgumentError (no such layer), StateError when
    * the layer has not been written (its new rows would be whatever the pages held) or the step is closed.
    */
-  view(layer: number): PagedView & { readonly table: GroupTable } {
+  view(layer: number): PagedView<Pages> & { readonly table: GroupTable } {
     this.#requireLayer(layer, "view");
     if (this.#written[layer] === 0 && this.tokens > 0) {
       throw new StateError(

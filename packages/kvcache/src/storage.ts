@@ -3,31 +3,53 @@ import {
   contiguousStrides,
   copyInto,
   DeviceError,
+  type DType,
   DTYPES,
   type Engine,
   type FloatDType,
+  type Pages,
+  type Shape,
   type Tensor,
 } from "@heed/tensor";
 import { HeldColumns, HeldTensor } from "./held.ts";
-import { bytesPerPage, type GroupLayout } from "./layout.ts";
+import { bytesPerPage, type GroupLayout, isQuantised } from "./layout.ts";
 
+/** Keys or values of one layer: floats [P, Hkv, pageSize, width], or codes with the scale [P, Hkv, pageSize] of each row. */
+interface Plane {
+  readonly numbers: HeldTensor<FloatDType | "uint8"> | HeldColumns<FloatDType | "uint8">;
+  readonly scales: HeldTensor<"float32"> | undefined;
+}
 /**
- * Tensors of one layer in which a page has a part: axis 0 is the page and, head-major, axis 2 the row. Those in `owned` lie side by
- * side in memory, page by page; `v` may be columns of `k`.
+ * Memory of one layer. `owned` are tensors in which a page has a part: axis 0 is the page and, head-major, axis 2 the row, and they lie
+ * side by side in memory, page by page. `v` may be columns of `k`.
  */
-export interface LayerPlanes {
-  readonly k: HeldTensor<FloatDType>; // [P, Hkv, pageSize, D]
-  readonly v: HeldTensor<FloatDType> | HeldColumns<FloatDType>; // [P, Hkv, pageSize, Dv]
-  readonly owned: readonly HeldTensor<FloatDType>[];
+interface LayerPlanes {
+  readonly k: Plane;
+  readonly v: Plane;
+  readonly owned: readonly HeldTensor<DType>[];
 }
 
-function plane(engine: Engine, g: GroupLayout, pages: number, width: number): HeldTensor<FloatDType> {
-  const shape = [pages, g.numKvHeads, g.pageSize, width];
-  const strides =
-    g.layout === "head-major"
-      ? contiguousStrides(shape)
-      : [g.pageSize * g.numKvHeads * width, width, g.numKvHeads * width, 1];
-  return new HeldTensor(engine, g.dtype, shape, strides);
+/** Strides of [pages, Hkv, pageSize, ...rest] in the group's order of memory. */
+function stridesOf({ numKvHeads, pageSize, layout }: GroupLayout, shape: Shape, width: number): number[] {
+  if (layout === "head-major") return contiguousStrides(shape);
+  return [pageSize * numKvHeads * width, width, numKvHeads * width, 1].slice(0, shape.length);
+}
+/** Memory for the keys or values of one layer, with what of it is to be freed. */
+function allocatePlane(
+  engine: Engine,
+  g: GroupLayout,
+  pages: number,
+  width: number,
+  owned: HeldTensor<DType>[],
+): Plane {
+  const hold = <D extends DType>(dtype: D, row: readonly number[]): HeldTensor<D> => {
+    const shape = [pages, g.numKvHeads, g.pageSize, ...row];
+    const held = new HeldTensor(engine, dtype, shape, stridesOf(g, shape, row[0] ?? 1));
+    owned.push(held as unknown as HeldTensor<DType>);
+    return held;
+  };
+  if (!isQuantised(g.dtype)) return { numbers: hold(g.dtype, [width]), scales: undefined };
+  return { numbers: hold("uint8", [width]), scales: hold("float32", []) };
 }
 
 /** Zeros for the rows from `from` on in one plane's part of a page. */
@@ -62,16 +84,15 @@ export class PageStorage {
   }
   #allocate(engine: Engine): void {
     const { headDim, valueHeadDim, valuesInKeys } = this.layout;
-    const k = plane(engine, this.layout, this.pages, headDim);
-    if (valuesInKeys) {
-      this.#layers.push({ k, v: new HeldColumns(k, valueHeadDim), owned: [k] });
-      return;
-    }
+    const owned: HeldTensor<DType>[] = [];
     try {
-      const v = plane(engine, this.layout, this.pages, valueHeadDim);
-      this.#layers.push({ k, v, owned: [k, v] });
+      const k = allocatePlane(engine, this.layout, this.pages, headDim, owned);
+      const v = valuesInKeys
+        ? { ...k, numbers: new HeldColumns(k.numbers as HeldTensor<FloatDType | "uint8">, valueHeadDim) }
+        : allocatePlane(engine, this.layout, this.pages, valueHeadDim, owned);
+      this.#layers.push({ k, v, owned });
     } catch (error) {
-      k[Symbol.dispose]();
+      for (const held of owned) held[Symbol.dispose]();
       throw error;
     }
   }
@@ -80,7 +101,7 @@ export class PageStorage {
       for (const held of owned) {
         const size = held.size / this.pages;
         using row = held.flat(page * size, size);
-        row.engine.upload(new DTYPES[this.layout.dtype].array(size), row);
+        row.engine.upload(new DTYPES[row.dtype].array(size), row);
       }
     }
   }
@@ -89,12 +110,17 @@ export class PageStorage {
     return this.pages * this.pageBytes;
   }
   /** Key pages of the group's i-th layer, [P, Hkv, pageSize, D]. */
-  k(layer: number): Tensor<FloatDType> {
-    return this.#layers[layer]!.k.tensor;
+  k(layer: number): Pages {
+    return this.#pagesOf(this.#layers[layer]!.k);
   }
   /** Value pages of the group's i-th layer, [P, Hkv, pageSize, Dv]. */
-  v(layer: number): Tensor<FloatDType> {
-    return this.#layers[layer]!.v.tensor;
+  v(layer: number): Pages {
+    return this.#pagesOf(this.#layers[layer]!.v);
+  }
+  #pagesOf({ numbers, scales }: Plane): Pages {
+    const { dtype } = this.layout;
+    if (scales === undefined || !isQuantised(dtype)) return numbers.tensor;
+    return { format: dtype, codes: numbers.tensor as Tensor as Tensor<"uint8">, scales: scales.tensor };
   }
   /** Copies rows 0 .. rows - 1 of one page to another, in every layer. Throws what the engine's copy throws. */
   copyRows(from: number, to: number, rows: number): void {
@@ -109,7 +135,7 @@ export class PageStorage {
     }
   }
   /**
-   * The bytes of a page: each layer's keys, then its values; zeros for the rows from `rows` on. A copy. Throws DeviceError where the host
+   * The bytes of a page: each layer's keys, then its values, codes before their scales; zeros for the rows from `rows` on. A copy. Throws DeviceError where the host
    * cannot read the memory.
    */
   readPage(page: number, rows: number = this.layout.pageSize): Uint8Array<ArrayBuffer> {
@@ -158,9 +184,9 @@ export class PageStorage {
     );
   }
   [Symbol.dispose](): void {
-    for (const { k, v } of this.#layers) {
-      v[Symbol.dispose]();
-      k[Symbol.dispose]();
+    for (const { v, owned } of this.#layers) {
+      v.numbers[Symbol.dispose]();
+      for (const held of owned) held[Symbol.dispose]();
     }
   }
 }

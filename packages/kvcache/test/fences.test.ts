@@ -1,5 +1,6 @@
 /** Pages that work under way reads. */
 import { ArgumentError, DisposedError } from "@heed/tensor";
+import { floatView } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import { type KvCache, type Sequence, StateError } from "../src/index.ts";
 import {
@@ -96,7 +97,7 @@ describe("a fence", () => {
     expect(fence.isOpen).toBe(true);
     expect(Array.from(sequence.pages)).toEqual([1, 3]); // page 2 is as the work finds it
     using again = cache.reserve([{ sequence, tokens: 0 }]);
-    const { kPages } = again.view(0);
+    const { kPages } = floatView(again.view(0));
     const rows = Array.from(kPages.select(0, 2).contiguous().data as Float32Array);
     // [Hkv 2, 4 rows, 3]: rows 0 .. 2 of both heads
     for (const head of [0, 1]) {

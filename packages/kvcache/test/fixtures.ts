@@ -1,5 +1,12 @@
 import "@heed/engine-cpu";
-import { decodeArray, encodeArray, gatherPages, type PageTable as HostTable, poison } from "@heed/testkit";
+import {
+  floatView,
+  decodeArray,
+  encodeArray,
+  gatherPages,
+  type PageTable as HostTable,
+  poison,
+} from "@heed/testkit";
 import {
   type DTypeArrays,
   type Engine,
@@ -7,6 +14,7 @@ import {
   getEngine,
   OutOfMemoryError,
   type PagedView,
+  type Pages,
   type PageTable,
   scope,
   type Tensor,
@@ -64,10 +72,12 @@ export function poisonAll(cache: KvCache): void {
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
     const { dtype, valuesInKeys } = layoutOf(cache, layer);
-    const { kPages, vPages } = step.view(layer);
+    const { kPages, vPages } = floatView(step.view(layer));
     for (const pages of valuesInKeys ? [kPages] : [kPages, vPages])
       scope(() =>
-        poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, { dtype }),
+        poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, {
+          dtype: dtype as FloatDType,
+        }),
       );
   }
 }
@@ -121,7 +131,12 @@ export function writeLayer(cache: KvCache, step: Step, ids: ArrayLike<number>, l
   const { numKvHeads, headDim, valueHeadDim, valuesInKeys, dtype } = layoutOf(cache, layer);
   scope(() => {
     const make = (part: "k" | "v", width: number): Tensor =>
-      floats(rowsFor(cache, ids, layer, part), [ids.length, numKvHeads, width], dtype, cache.engine);
+      floats(
+        rowsFor(cache, ids, layer, part),
+        [ids.length, numKvHeads, width],
+        dtype as FloatDType,
+        cache.engine,
+      );
     if (valuesInKeys) step.write(layer, make("k", headDim));
     else step.write(layer, make("k", headDim), make("v", valueHeadDim));
   });
@@ -153,7 +168,8 @@ export function pageValues(pages: Tensor): Float64Array {
   return scope(() => decodeArray(pages.dtype as FloatDType, pages.contiguous().data as ArrayLike<number>));
 }
 /** Keys and values of the n-th sequence of a view, [length, Hkv, width] row-major each. */
-export function gathered(view: PagedView, n: number): { k: number[]; v: number[] } {
+export function gathered(paged: PagedView<Pages>, n: number): { k: number[]; v: number[] } {
+  const view = floatView(paged);
   const table = hostTable(view.table, view.kPages.shape[2]!);
   const read = (pages: Tensor): number[] =>
     Array.from(gatherPages(pageValues(pages), table, n, { Hkv: pages.shape[1]!, width: pages.shape[3]! }));

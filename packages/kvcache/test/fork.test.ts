@@ -1,5 +1,6 @@
 /** Sequences that share pages until they part. */
 import { ArgumentError, DisposedError, fill, OutOfMemoryError, toFloat64 } from "@heed/tensor";
+import { floatView } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { type KvCache, type Sequence, StateError } from "../src/index.ts";
@@ -75,7 +76,7 @@ describe("fork", () => {
     using step = cache.reserve([{ sequence: fork!, tokens: 1 }]);
     const page = fork!.pages[1]!;
     step.markWritten();
-    const { kPages } = step.view(0);
+    const { kPages } = floatView(step.view(0));
     using unused = kPages.select(0, 2).slice(1, 2); // [Hkv, 2, D] of the parent's tail
     fill(unused, 7);
     step.cancel();

@@ -34,7 +34,7 @@ const layoutOf = (options: Partial<GroupLayout> = {}): GroupLayout => ({
 });
 const tensorsOf = (storage: PageStorage): Tensor[] => {
   const { valuesInKeys, layers } = storage.layout;
-  return layers.flatMap((_, i) => (valuesInKeys ? [storage.k(i)] : [storage.k(i), storage.v(i)]));
+  return layers.flatMap((_, i) => (valuesInKeys ? [storage.k(i)] : [storage.k(i), storage.v(i)])) as Tensor[];
 };
 function fillRandom(storage: PageStorage, seed = 1): void {
   const rng = createRng(seed);

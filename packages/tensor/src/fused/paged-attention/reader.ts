@@ -1,4 +1,5 @@
 import type { Tensor } from "../../core/tensor.ts";
+import type { Pages } from "../quantised/pages.ts";
 import type { PagedView } from "./plan.ts";
 
 /** Where the new rows of one layer go: the last operands of `kvAppend` and `normRopeAppend`. */
@@ -21,9 +22,9 @@ export interface BlockTableReader {
   write(layer: number, k: Tensor, v?: Tensor): void;
   /**
    * As {@link write}, for an operation that makes the rows and puts them into the pages in one go, such as `normRopeAppend`: `append` is
-   * called once, with the target, and must fill every slot. False when these pages take finished rows only; then nothing was called.
+   * called once, with the target, and must fill every slot. False when these pages take finished rows only, as quantised ones do; then nothing was called.
    */
   writeWith?(layer: number, append: (target: AppendTarget) => void): boolean;
-  /** The layer's pages and the table of this step. */
-  view(layer: number): PagedView;
+  /** The layer's pages, which may be quantised, and the table of this step. */
+  view(layer: number): PagedView<Pages>;
 }

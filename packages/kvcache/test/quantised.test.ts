@@ -143,7 +143,7 @@ describe.each(engines)("a cache of 8-bit rows on %s", (name) => {
           const numbers = (seed: number, width: number): number[] =>
             Array.from({ length: 10 * HKV }, (_, i) => {
               const whole = tokenRow(seed, Math.floor(i / HKV), D).slice((i % HKV) * D, (i % HKV) * D + D);
-              return [...decodeRowOracle(dtype, encodeRowOracle(dtype, whole)).slice(0, width)];
+              return Array.from(decodeRowOracle(dtype, encodeRowOracle(dtype, whole)).subarray(0, width));
             }).flat();
           const Dv = valuesInKeys ? 5 : D;
           const dims = { B: 1, S: 1, Sk: 10, Hq: 2 * HKV, Hkv: HKV, D, Dv };

@@ -1,5 +1,6 @@
 // A stack that alternates as Gemma's does: local layers with a window and a rotation of their own, global ones over everything,
-// all through one cache. A prompt of 12 tokens, then 4 one by one, equals one pass over the 16.
+// all through one cache, in which the local layers keep the pages of their window alone. A prompt of 12 tokens, then 4 one by one, equals
+// one pass over the 16.
 import "@heed/engine-cpu";
 import { GlobalAttention, LocalAttention } from "@heed/attention";
 import { KvCache } from "@heed/kvcache";
@@ -25,7 +26,13 @@ using x = randn([1, 16, 64], { seed: 9 });
 using full = stack(x);
 const last = toFloat64(full.slice(1, 15, 16));
 
-using cache = new KvCache({ layers: layers.length, numKvHeads: 2, headDim: 16, maxPages: 4 });
+const rows = { numKvHeads: 2, headDim: 16, pageSize: 4, maxPages: 4 };
+using cache = new KvCache({
+  groups: [
+    { ...rows, layers: [0, 1], window: 4 },
+    { ...rows, layers: [2] },
+  ],
+});
 const sequence = cache.open();
 let output: Tensor | undefined;
 for (const [from, to] of [[0, 12], ...[12, 13, 14, 15].map((i) => [i, i + 1] as const)] as const) {

@@ -1,5 +1,6 @@
 import { GroupedQueryAttention } from "@heed/attention";
-import { KvCache } from "@heed/kvcache";
+import { KvCache, type Step } from "@heed/kvcache";
+import type { BlockTableReader } from "@heed/tensor";
 import type { BenchEngine } from "./engine.ts";
 import type { Bench, Subject } from "./harness.ts";
 import { headMajorRow } from "./layout.ts";
@@ -10,9 +11,22 @@ import type { LayerShape } from "./shapes.ts";
 
 const BASE = 10_000;
 
-/** A whole layer: projections, rotation, attention, output projection. Prefill without a cache, and a decode step over pages of 64. */
+/**
+ * A whole layer: projections, rotation, attention, output projection. Prefill without a cache, and a decode step over pages of 64; the
+ * step also with q and k normalised, with norm, rotation and append in one pass and one after the other.
+ */
 export function layerBenches(engine: BenchEngine): readonly Bench[] {
-  return layerShapes.map((shape) => bench(engine, shape));
+  const steps = layerShapes.filter(({ queryLength }) => queryLength === 1);
+  return [
+    ...layerShapes.map((shape) => bench(engine, shape)),
+    ...steps.flatMap((shape) => [true, false].map((isFused) => normalised(engine, shape, isFused))),
+  ];
+}
+
+function normalised(engine: BenchEngine, shape: LayerShape, isFused: boolean): Bench {
+  const { openPeer: _, ...plain } = bench(engine, shape);
+  const name = `${plain.name} q/k norm${isFused ? "" : ", parts apart"}`;
+  return { ...plain, name, open: () => decode(engine, shape, { qkNorm: {}, isFused }) };
 }
 
 function bench(engine: BenchEngine, shape: LayerShape): Bench {
@@ -22,7 +36,8 @@ function bench(engine: BenchEngine, shape: LayerShape): Bench {
     dtype,
     shape: { batch: 1, hidden, queryLength, ...sizes },
     work: layerWork(shape),
-    open: () => (queryLength === 1 ? decode(engine, shape) : prefill(engine, shape)),
+    open: () =>
+      queryLength === 1 ? decode(engine, shape, { qkNorm: null, isFused: true }) : prefill(engine, shape),
     openPeer(peers) {
       const [q, k, v, o] = projections(shape);
       const weights = { q: q.peer, k: k.peer, v: v.peer, output: o.peer, rotary: tables(shape) };
@@ -74,7 +89,7 @@ function pastRows({ length, numKvHeads, headDim }: LayerShape): {
   return { keyCache: uniform(size, 2), valueCache: uniform(size, 3) };
 }
 
-function layerOf(engine: BenchEngine, shape: LayerShape): GroupedQueryAttention {
+function layerOf(engine: BenchEngine, shape: LayerShape, qkNorm: {} | null = null): GroupedQueryAttention {
   const { hidden: hiddenSize, numHeads, numKvHeads, headDim } = shape;
   const layer = GroupedQueryAttention.create({
     hiddenSize,
@@ -82,6 +97,7 @@ function layerOf(engine: BenchEngine, shape: LayerShape): GroupedQueryAttention 
     numKvHeads,
     headDim,
     rope: { base: BASE },
+    qkNorm,
     engine: engine.engine,
   });
   projections(shape).forEach(({ ours }, i) => {
@@ -105,9 +121,19 @@ function prefill(engine: BenchEngine, shape: LayerShape): Subject {
   };
 }
 
-function decode(engine: BenchEngine, shape: LayerShape): Subject {
+interface StepOptions {
+  readonly qkNorm: {} | null;
+  /** Norm, rotation and append in one pass. */
+  readonly isFused: boolean;
+}
+/** The step for a layer that must write finished rows. */
+function finishedRowsOnly(step: Step): BlockTableReader {
+  return { positions: step.positions, write: step.write.bind(step), view: step.view.bind(step) };
+}
+
+function decode(engine: BenchEngine, shape: LayerShape, { qkNorm, isFused }: StepOptions): Subject {
   const { length, hidden, numKvHeads, headDim } = shape;
-  const layer = layerOf(engine, shape);
+  const layer = layerOf(engine, shape, qkNorm);
   const x = engine.upload(input(shape), [1, 1, hidden], "float32");
   const cache = new KvCache({
     layers: 1,
@@ -129,15 +155,16 @@ function decode(engine: BenchEngine, shape: LayerShape): Subject {
   const filling = cache.reserve([{ sequence, tokens: past }]);
   filling.write(0, k, v);
   filling.commit();
+  const readerOf = (step: Step): BlockTableReader => (isFused ? step : finishedRowsOnly(step));
   return {
     // The step is cancelled, so that every run sees the same length.
     run() {
       using step = cache.reserve([{ sequence, tokens: 1 }]);
-      using _out = layer.forward(x, { cache: step });
+      using _out = layer.forward(x, { cache: readerOf(step) });
     },
     async read() {
       using step = cache.reserve([{ sequence, tokens: 1 }]);
-      using out = layer.forward(x, { cache: step });
+      using out = layer.forward(x, { cache: readerOf(step) });
       return out.read();
     },
     [Symbol.dispose]: () => [cache, x, layer].forEach((t) => t[Symbol.dispose]()),

@@ -1,3 +1,4 @@
+import { appendBenches } from "./append.bench.ts";
 import { parseArguments, usage } from "./arguments.ts";
 import type { BenchArguments } from "./arguments.ts";
 import { decodeBenches } from "./decode.bench.ts";
@@ -13,7 +14,7 @@ import { legend, table } from "./report.ts";
 
 async function main(args: BenchArguments): Promise<void> {
   const engine = cpuEngine();
-  const groups = [prefillBenches, decodeBenches, linearBenches, layerBenches];
+  const groups = [prefillBenches, decodeBenches, appendBenches, linearBenches, layerBenches];
   const benches = groups.flatMap((group) => group(engine)).filter(({ name }) => name.includes(args.filter));
   if (benches.length === 0) throw new Error(`no bench has "${args.filter}" in its name`);
   const results: Result[] = [];

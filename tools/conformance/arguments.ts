@@ -4,7 +4,8 @@ import { parseArgs } from "node:util";
 export const usage: string = `bun run conformance DIR [--engine NAME] [--filter TEXT] [--json]
 
 Runs every set of vectors found in DIR or below it (a .json manifest beside a .safetensors file) and compares with
-the expected outputs. Exits with 0 if all passed, 1 if a case failed, 2 if the command line was wrong.
+the expected outputs. Exits with 0 if all passed, 1 if a case failed or asks for what the library does not do, 2 if the
+command line was wrong.
 
   DIR            folder of vectors
   --engine NAME  engine to run on: cpu (default) or portable

@@ -48,7 +48,8 @@ async function main(args: ConformanceArguments): Promise<number> {
   } else {
     console.log(`engine ${engine.name}: ${engine.description}\n\n${table(results)}`);
   }
-  return count(results).failed === 0 ? 0 : 1;
+  const { failed, skipped } = count(results);
+  return failed + skipped === 0 ? 0 : 1;
 }
 
 try {

@@ -1,7 +1,8 @@
 /** Pictures as SVG text. Colours are readable on white and for most kinds of colour blindness (viridis, Smith and van der Walt 2015). */
 const VIRIDIS = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
 
-function escape(text: string): string {
+/** Text for an SVG element. */
+export function escape(text: string): string {
   return text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]!);
 }
 function channel(hex: string, at: number): number {
@@ -21,7 +22,7 @@ function page(width: number, height: number, body: string): string {
   return `${head}<rect width="100%" height="100%" fill="#fff"/>${body}</svg>\n`;
 }
 /** Round steps for an axis of about five ticks. */
-function ticks(low: number, high: number): number[] {
+export function ticks(low: number, high: number): number[] {
   const rough = (high - low) / 5 || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= rough)!;

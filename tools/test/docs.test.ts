@@ -17,6 +17,8 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["tensors", "HEED_SHAPE"],
   ["attention", "dq float32[2, 64, 8, 32]"],
   ["kv-cache", "lengths 23, 10"],
+  ["kv-cache-fork", "after a token each: 5 local, 10 global"],
+  ["kv-cache-prefix", "pages 1 2 3 and 1 2 4"],
   ["training-step", "loss "],
   ["scaled-dot-product-attention", "equal true"],
   ["grouped-query-attention", "built again: same bits true"],
@@ -31,6 +33,7 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["backpropagation-modes", "through both chunks, equal to one pass true"],
   ["shared-keys-values", "of the donor's q_proj.weight, k_proj.weight, v_proj.weight, o_proj.weight"],
   ["tape", "20 tokens, the same bits as plain calls: true"],
+  ["mapped-weights", "mapped: 0 allocated, 327680 of the file\nsame bits true"],
   ["sparse-selection", "all selected equals attention true"],
 ];
 /** Examples that take arguments and have tests of their own. */

@@ -126,7 +126,13 @@ function builder<O, L extends Module>(
 const BUILDERS: { readonly [K in keyof BuiltLayers]: LayerBuilder<BuiltLayers[K]> } = {
   AttentionHead: builder<AttentionHeadOptions, AttentionHead>(
     "AttentionHead",
-    { hiddenSize: required(number), headDim: required(number), bias: boolean, isCausal: boolean },
+    {
+      hiddenSize: required(number),
+      headDim: required(number),
+      bias: boolean,
+      isCausal: boolean,
+      layerIndex: number,
+    },
     (o, p) => new AttentionHead(o, p),
   ),
   GlobalAttention: builder("GlobalAttention", grouped, (o, p) => new GlobalAttention(o, p)),

@@ -2,11 +2,7 @@ import {
   ArgumentError,
   type BlockTableReader,
   type Dropout,
-  DTypeError,
   type FloatDType,
-  hostIntegers,
-  recheck,
-  type Shape,
   ShapeError,
   show,
   type Tensor,
@@ -14,13 +10,15 @@ import {
 import type { GroupedQueryAttentionConfig } from "./gqa-options.ts";
 import type { PastKeysValues } from "./gqa-past.ts";
 import type { LayerGradients, LayerVjp } from "./layer.ts";
+import { checkInts, checkLengths, checkPast, checkShape } from "./past-check.ts";
 import type { Positions } from "./rope.ts";
 
 /** What every call of `GroupedQueryAttention` may say besides x [B, S, hidden]. */
 export interface GroupedQueryAttentionInputs {
   /**
    * Where x's tokens stand, for the rotation: see {@link Positions}. By default they follow the past, or start
-   * at 0. The mask goes by the order of tokens.
+   * at 0. Beside a cache a tensor of one for each token of the step, [T] or [B, S], or with `sections` of three,
+   * [3, T] or [3, B, S]; by default the cache's. The mask goes by the order of tokens.
    */
   readonly positions?: Positions | undefined;
   /**
@@ -64,7 +62,8 @@ export interface GroupedQueryAttentionVjpOptions extends GroupedQueryAttentionIn
 export interface GroupedQueryAttentionCall extends GroupedQueryAttentionInputs {
   /**
    * The step of a paged cache that x's tokens are: it gives positions and lengths, takes the new keys and
-   * values, and the tokens see all that it holds. Excludes the other options.
+   * values, and the tokens see all that it holds. Excludes the other options but `positions`, for a rotation by
+   * others than the cache's.
    */
   readonly cache?: BlockTableReader | undefined;
 }
@@ -100,7 +99,6 @@ export interface GroupedQueryAttentionVjp<D extends FloatDType = FloatDType> ext
 }
 const WHAT = "GroupedQueryAttention";
 const CACHE_GIVES = [
-  "positions",
   "attnMask",
   "kvLengths",
   "past",
@@ -136,49 +134,6 @@ function checkX(x: Tensor, hiddenSize: number, o: GroupedQueryAttentionCall): vo
     if (o[name] !== undefined)
       refuse(`${name} and cache exclude each other: a cache gives its own`, { [name]: true });
 }
-function checkShape(name: string, t: Tensor, shape: Shape, letters: string): void {
-  t.check();
-  if (t.shape.join() === shape.join()) return;
-  throw new ShapeError(`[${WHAT}] ${name} must be ${letters} = [${shape.join(", ")}]; got ${show(t)}`, {
-    [name]: t.shape,
-    shape,
-  });
-}
-function checkInts(name: string, t: Tensor, shape: Shape, letters: string): void {
-  if (t.dtype !== "int32")
-    throw new DTypeError(`[${WHAT}] ${name} must be int32; got ${show(t)}`, { dtype: t.dtype });
-  checkShape(name, t, shape, letters);
-}
-/** Lengths [B] of at most `max`; values are read on the host alone. */
-function checkLengths(name: string, t: Tensor<"int32">, B: number, max: number): void {
-  checkInts(name, t, [B], "[B]");
-  if (t.engine.device !== "cpu") return;
-  const check = (given: Tensor): void => {
-    Array.from(hostIntegers(given) as ArrayLike<number>).forEach((n, b) => {
-      if (n < 0 || n > max)
-        refuse(`${name}[${b}] must be from 0 to ${max}; got ${n}`, { [name]: n, sequence: b });
-    });
-  };
-  check(t);
-  recheck([t], ([given]) => check(given!));
-}
-function checkPast(x: Tensor, past: PastKeysValues, c: GroupedQueryAttentionConfig): void {
-  const B = x.shape[0]!;
-  const P = past.k.shape[1] ?? 0;
-  for (const [name, t] of [
-    ["past.k", past.k],
-    ["past.v", past.v],
-  ] as const) {
-    checkShape(name, t, [B, P, c.numKvHeads, c.headDim], "[B, P, Hkv, D]");
-    if (t.dtype !== x.dtype) {
-      throw new DTypeError(`[${WHAT}] ${name} must have x's dtype; got ${show(t)} for x ${show(x)}`, {
-        dtypes: [t.dtype, x.dtype],
-      });
-    }
-  }
-  if (past.lengths !== undefined) checkLengths("past.lengths", past.lengths, B, P);
-  if (past.documents !== undefined) checkInts("past.documents", past.documents, [B, P], "[B, P]");
-}
 function checkContext(x: Tensor, o: GroupedQueryAttentionCall, c: GroupedQueryAttentionConfig): void {
   const { context, past, cache, contextPositions } = o;
   if (c.contextSize === null) {
@@ -194,7 +149,7 @@ function checkContext(x: Tensor, o: GroupedQueryAttentionCall, c: GroupedQueryAt
     refuse("contextPositions needs a layer with rotateContext");
   if (context === undefined) return;
   const rows = context.shape[1] ?? 0;
-  checkShape("context", context, [x.shape[0]!, rows, c.contextSize], "[B, Sk, contextSize]");
+  checkShape(WHAT, "context", context, [x.shape[0]!, rows, c.contextSize], "[B, Sk, contextSize]");
 }
 /** Every key needs a document where queries have one. */
 function checkDocuments(x: Tensor, o: GroupedQueryAttentionCall, c: GroupedQueryAttentionConfig): void {
@@ -207,11 +162,11 @@ function checkDocuments(x: Tensor, o: GroupedQueryAttentionCall, c: GroupedQuery
     return;
   }
   const [B, S] = x.shape as [number, number];
-  checkInts("documents", documents, [B, S], "[B, S]");
+  checkInts(WHAT, "documents", documents, [B, S], "[B, S]");
   if (past !== undefined && past.documents === undefined) refuse("documents beside past need past.documents");
   if (c.contextSize === null || context === undefined) return;
   if (contextDocuments === undefined) refuse("documents beside context need contextDocuments");
-  checkInts("contextDocuments", contextDocuments, [B, context.shape[1]!], "[B, Sk]");
+  checkInts(WHAT, "contextDocuments", contextDocuments, [B, context.shape[1]!], "[B, Sk]");
 }
 /**
  * Checks what a call is given against the layer and each other; masks and rotation check theirs. Throws
@@ -221,12 +176,12 @@ export function checkCall(x: Tensor, o: GroupedQueryAttentionCall, c: GroupedQue
   checkX(x, c.hiddenSize, o);
   checkContext(x, o, c);
   if (o.cache !== undefined) return;
-  if (o.past !== undefined) checkPast(x, o.past, c);
+  if (o.past !== undefined) checkPast(WHAT, x, o.past, c);
   checkDocuments(x, o, c);
   if (o.kvLengths === undefined) return;
   const source = c.contextSize === null ? x : o.context;
   if (source === undefined) refuse("kvLengths counts the context's tokens; a past has lengths of its own");
-  checkLengths("kvLengths", o.kvLengths, x.shape[0]!, source.shape[1]!);
+  checkLengths(WHAT, "kvLengths", o.kvLengths, x.shape[0]!, source.shape[1]!);
 }
 /** Throws ArgumentError when a call that has no use for a paged cache is given one. */
 export function noCache(method: string, options: GroupedQueryAttentionCall): void {

@@ -1,4 +1,15 @@
-import { add, type FloatDType, rmsNorm, rmsNormBackward, type Shape, type Tensor, zeros } from "@heed/tensor";
+import {
+  add,
+  type BlockTableReader,
+  type FloatDType,
+  type NormOfHeads,
+  normRopeAppend,
+  rmsNorm,
+  rmsNormBackward,
+  type Shape,
+  type Tensor,
+  zeros,
+} from "@heed/tensor";
 import type { GroupedQueryAttentionConfig } from "./gqa-options.ts";
 import { type LinearParameters, type ProjectionGradients, Projections } from "./projections.ts";
 import type { Positions, RotaryEmbedding } from "./rope.ts";
@@ -85,10 +96,48 @@ export class HeadProjections {
     const [q, ...own] = this.#fromX.forward(x as Floats);
     const [k, v] = this.#fromContext === undefined ? own : this.#project(context);
     return {
-      q: this.#rotate(this.#normalize("q", q!), at.x, true),
+      q: this.#queries(q!, at.x),
       ...this.#keysValues(k, v, at),
       pass: { x: x as Floats, context: context as Floats | undefined, at, q: q!, k },
     };
+  }
+  /**
+   * The queries [T, Hq, D] of a step's tokens x [T, hidden]; their keys and values become rows of a layer of its cache, in the pass that
+   * normalises and rotates them where the cache takes them so. The same bits as {@link forward} and the cache's `write`. Errors as these.
+   */
+  forwardInto(cache: BlockTableReader, layer: number, x: Tensor, at: Positions): Floats {
+    const [q, k, v] = this.#fromX.forward(x as Floats) as [Floats, Floats, Floats | undefined];
+    const { headDim, qkNorm } = this.#config;
+    const [queries, keys, values] = [q, k, v ?? k].map((flat) => splitHeads(flat, headDim)) as [
+      Floats,
+      Floats,
+      Floats,
+    ];
+    const made: Floats[] = [];
+    if (this.#rope !== undefined || qkNorm !== null) {
+      const options = { norm: this.#norms(), rope: this.#rope?.rotation(queries, at) };
+      cache.writeWith?.(layer, (target) => {
+        made.push(normRopeAppend(queries, keys, values, target, options));
+      });
+    }
+    if (made[0] !== undefined) return made[0];
+    const whole = this.#keysValues(k, v, { x: at, context: 0 });
+    const turned = this.#queries(q, at);
+    cache.write(layer, whole.k!, whole.v!);
+    return turned;
+  }
+  /** The norms of q and k, with weights [D] or [H, D]. */
+  #norms(): NormOfHeads | undefined {
+    const { qkNorm, headDim, numHeads, numKvHeads } = this.#config;
+    if (qkNorm === null) return undefined;
+    const { eps, unitOffset, over } = qkNorm;
+    const weight = (which: "q" | "k", heads: number): Tensor =>
+      this.#parameters.get(`${which}_norm.weight`)!.reshape(over === "head" ? [headDim] : [heads, headDim]);
+    return { q: weight("q", numHeads), k: weight("k", numKvHeads), eps, unitOffset };
+  }
+  /** Projected queries [..., Hq * D] as heads, normalised and rotated. */
+  #queries(flat: Floats, at: Positions): Floats {
+    return this.#rotate(this.#normalize("q", flat), at, true);
   }
   /** The keys and values of a context alone. Errors as `linear`. */
   keysValues(context: Tensor, at: Positions): { readonly k: Floats; readonly v: Floats } {

@@ -64,14 +64,19 @@ export function presentOf<D extends FloatDType>(keys: JoinedKeysValues): PastKey
   };
 }
 /** A gradient of keys or values with that of the present, where there is one. Throws ShapeError. */
-export function addPresent(d: Tensor, name: "k" | "v", dPresent: KeysValuesGradients | undefined): Tensor {
+export function addPresent(
+  what: string,
+  d: Tensor,
+  name: "k" | "v",
+  dPresent: KeysValuesGradients | undefined,
+): Tensor {
   const other = dPresent?.[name];
   if (other === undefined) return d;
   if (other.shape.join() === d.shape.join()) return add(d, other);
-  throw new ShapeError(
-    `[GroupedQueryAttention] dPresent.${name} must be ${show(d)}, as present; got ${show(other)}`,
-    { dPresent: other.shape, present: d.shape },
-  );
+  throw new ShapeError(`[${what}] dPresent.${name} must be ${show(d)}, as present; got ${show(other)}`, {
+    dPresent: other.shape,
+    present: d.shape,
+  });
 }
 /** Gradients of x and the parameters with those of what else a call was given. */
 export function extendGradients(

@@ -87,6 +87,12 @@ export function joinPast(
     pastRows: P,
   };
 }
+/** Where S tokens stand that follow so many others: a number, or int32 [B] for one of each sequence, then [B, S]. */
+export function positionsAfter(lengths: number | Ints, S: number): number | Ints {
+  if (typeof lengths === "number") return lengths;
+  const steps = arange(0, S, 1, { dtype: "int32", engine: lengths.engine });
+  return add(lengths.contiguous().reshape([-1, 1]) as Ints, steps);
+}
 /** A gradient [B, P + n, Hkv, D] of joined rows as those of the past [B, P, ...] and the fresh [B, n, ...]. */
 export function splitPast(
   d: Tensor,

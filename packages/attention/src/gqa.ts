@@ -1,7 +1,5 @@
 import {
-  add,
   adopt,
-  arange,
   ArgumentError,
   attention,
   type AttentionOptions,
@@ -40,9 +38,16 @@ import {
   resolveRope,
 } from "./gqa-options.ts";
 import { addPresent, extendGradients, keepPass, type Pass, presentOf } from "./gqa-pass.ts";
-import { joinPast, type JoinedKeysValues, type PastKeysValues, splitPast } from "./gqa-past.ts";
+import {
+  joinPast,
+  type JoinedKeysValues,
+  type PastKeysValues,
+  positionsAfter,
+  splitPast,
+} from "./gqa-past.ts";
 import { type InitOptions, type Layer, layerGradients } from "./layer.ts";
 import { checkParameters, checkTrainable, ownParameters, type Parameters } from "./parameters.ts";
+import { stepPositions } from "./past-check.ts";
 import { Projections } from "./projections.ts";
 import { type Positions, RotaryEmbedding } from "./rope.ts";
 
@@ -128,7 +133,7 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   forward<D extends FloatDType>(x: Tensor<D>, options: GroupedQueryAttentionCall = {}): Tensor<D> {
     return scope(() => {
       checkCall(x, options, this.#config);
-      if (options.cache !== undefined) return this.#forwardPaged(x, options.cache);
+      if (options.cache !== undefined) return this.#forwardPaged(x, options.cache, options.positions);
       const { q, keys, rules } = this.#prepare(x, options);
       return this.#project(attention(q, keys.k as Floats, keys.v as Floats, rules));
     }) as Tensor as Tensor<D>;
@@ -180,11 +185,11 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
       return attentionScores(q, keys.k as Floats, keys.v as Floats, { ...rules, stage, softmaxDtype }).scores;
     });
   }
-  #forwardPaged(x: Tensor, cache: BlockTableReader): Floats {
+  #forwardPaged(x: Tensor, cache: BlockTableReader, positions: Positions | undefined): Floats {
     const { hiddenSize, layerIndex } = this.#config;
     const rows = x.contiguous().reshape([cache.positions.size, hiddenSize]); // [T, hidden]
-    const { q, k, v } = this.#heads.forward(rows, undefined, { x: cache.positions, context: 0 });
-    cache.write(layerIndex, k!, v!);
+    const at = stepPositions(WHAT, cache, positions);
+    const q = this.#heads.forwardInto(cache, layerIndex, rows, at);
     const attended = pagedAttention(q, cache.view(layerIndex), this.#scoreOptions());
     return this.#project(attended).reshape(x.shape) as Floats;
   }
@@ -212,10 +217,7 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
   /** x's tokens follow the past; a context has no say. */
   #defaultPositions(x: Tensor, past: PastKeysValues | undefined): Positions {
     if (past === undefined || this.#rope === undefined || this.#config.contextSize !== null) return 0;
-    if (past.lengths === undefined) return past.k.shape[1]!;
-    const S = x.shape[1]!;
-    const steps = arange(0, S, 1, { dtype: "int32", engine: x.engine });
-    return add(past.lengths.contiguous().reshape([-1, 1]) as Tensor<"int32">, steps);
+    return positionsAfter(past.lengths ?? past.k.shape[1]!, x.shape[1]!);
   }
   /**
    * {@link forward} with its backward pass, which gives the gradients of x, of every parameter, and of the
@@ -262,7 +264,7 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
     const out = this.#out.backward(pass.attended, [dOutput]);
     const inner = pass.inner.backward(splitHeads(out.x, this.#config.headDim));
     const [dk, dv] = (["k", "v"] as const).map((name) =>
-      splitPast(addPresent(inner[name], name, dPresent), pass.keys),
+      splitPast(addPresent(WHAT, inner[name], name, dPresent), pass.keys),
     );
     const isFresh = pass.heads.k !== undefined;
     const heads = this.#heads.backward(pass.heads, {

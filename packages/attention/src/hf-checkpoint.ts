@@ -43,7 +43,7 @@ function readIndex(path: string): Map<string, string> {
 
 /**
  * A folder as Hugging Face lays models out: config.json, and model.safetensors or its shards with their index. Files
- * are mapped when a tensor of theirs is first asked for, and only the tensors that are asked for are read. Dispose
+ * are opened when a tensor of theirs is first asked for, and only the tensors that are asked for are read. Dispose
  * it when they are loaded.
  */
 export class HFCheckpoint {
@@ -98,7 +98,7 @@ export class HFCheckpoint {
     this.#files.set(name, open);
     return open;
   }
-  /** Lets go of the mappings. */
+  /** Closes the files; tensors live on, mapped ones too. */
   [Symbol.dispose](): void {
     for (const file of this.#files.values()) file[Symbol.dispose]();
     this.#files.clear();

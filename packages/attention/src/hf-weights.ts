@@ -1,6 +1,5 @@
 import {
   allocate,
-  copyInto,
   DTypeError,
   type Engine,
   type FloatDType,
@@ -25,6 +24,12 @@ export interface LoadOptions {
   readonly dtype?: FloatDType | undefined;
   /** An engine or the name of a registered one. Default the default engine. */
   readonly engine?: Engine | string | undefined;
+  /**
+   * Map weights from their files instead of copying them, where the dtype is as stored and `SafetensorsFile.isMappable`; others are
+   * copied, and `weight.storage.isMapped` tells which is which. **The risk:** when anybody shortens a file while a weight of it lives,
+   * reading what is gone ends the process. Default false.
+   */
+  readonly map?: boolean | undefined;
 }
 const STORED: Readonly<Record<string, FloatDType>> = {
   F64: "float64",
@@ -76,11 +81,11 @@ export function loadTensor(
   const stored = storedDType(checkpoint, name, options.shape);
   const { dtype = stored } = options;
   const engine = engineOf(options.engine);
+  const file = checkpoint.file(name);
+  if (dtype === stored) return file.tensor(name, { engine, map: options.map }) as Tensor<FloatDType>;
   return scope(() => {
-    const t = checkpoint.file(name).tensor(name, { engine });
-    if (dtype === stored) return t as Tensor<FloatDType>;
-    const converted = allocate(engine, dtype, t.shape);
-    copyInto(t, converted);
+    const converted = allocate(engine, dtype, file.entries.get(name)!.shape.slice());
+    file.copyInto(name, converted);
     return converted as Tensor<FloatDType>;
   });
 }
@@ -105,7 +110,7 @@ function prefixOf(checkpoint: HFCheckpoint, layer: number, shapes: ParameterShap
   }
   return prefix;
 }
-/** Loads neighbours into one allocation, unless one is not called for or their dtypes differ. */
+/** Loads neighbours into one allocation, unless one is not called for, their dtypes differ, or all can be mapped. */
 function loadTogether(
   checkpoint: HFCheckpoint,
   prefix: string,
@@ -115,23 +120,20 @@ function loadTogether(
   into: Map<string, Tensor>,
 ): void {
   if (!names.every((name) => shapes.has(name))) return;
-  const dtypes = names.map(
-    (name) => options.dtype ?? storedDType(checkpoint, `${prefix}${name}`, shapes.get(name)!),
-  );
-  const [dtype] = dtypes;
-  if (dtypes.some((d) => d !== dtype)) return;
+  const engine = engineOf(options.engine);
+  const stored = names.map((name) => storedDType(checkpoint, `${prefix}${name}`, shapes.get(name)!));
+  const dtype = options.dtype ?? stored[0]!;
+  if (options.dtype === undefined && stored.some((d) => d !== dtype)) return;
+  const isMappable = (name: string, i: number): boolean =>
+    stored[i] === dtype && checkpoint.file(`${prefix}${name}`).isMappable(`${prefix}${name}`, { engine });
+  if (options.map === true && names.every(isMappable)) return;
   const rows = names.map((name) => shapes.get(name)![0]!);
   const total = rows.reduce((a, b) => a + b, 0);
-  const all = allocate(engineOf(options.engine), dtype!, [total, ...shapes.get(names[0]!)!.slice(1)]);
+  const all = allocate(engine, dtype, [total, ...shapes.get(names[0]!)!.slice(1)]);
   let at = 0;
   names.forEach((name, i) => {
     const part = all.slice(0, at, (at += rows[i]!));
-    scope(() =>
-      copyInto(
-        loadTensor(checkpoint, `${prefix}${name}`, { engine: options.engine, shape: shapes.get(name)! }),
-        part,
-      ),
-    );
+    checkpoint.file(`${prefix}${name}`).copyInto(`${prefix}${name}`, part);
     into.set(name, part);
   });
 }
@@ -154,7 +156,7 @@ function loadParameters(
 /**
  * The attention of one layer of a Hugging Face folder (see {@link HFCheckpoint}) or of a checkpoint that is open: options
  * by {@link attentionConfigFromHF}, weights from the shards that hold them. Separate q, k and v weights are laid side by
- * side, so that one product serves them. Throws FormatError (a file, a field or a missing weight), UnsupportedError (a
+ * side, so that one product serves them; mapped ones (`map`) lie as in the file, and each has a product. Throws FormatError (a file, a field or a missing weight), UnsupportedError (a
  * field), DTypeError (quantised weights), ShapeError, ArgumentError, OutOfMemoryError and the system's own errors.
  */
 export function loadAttention(

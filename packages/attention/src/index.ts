@@ -34,7 +34,17 @@ export type { JsonObject } from "./hf-fields.ts";
 export { loadAttention, type LoadOptions, loadTensor } from "./hf-weights.ts";
 export type { InitOptions, Layer, LayerAttributes, LayerGradients, LayerVjp, Module } from "./layer.ts";
 export { Linear, type LinearAttributes, type LinearLayerOptions } from "./linear.ts";
-export type { MultiHeadLatentAttentionCall, MultiHeadLatentAttentionVjpOptions } from "./mla-call.ts";
+export type {
+  MultiHeadLatentAttentionCall,
+  MultiHeadLatentAttentionInputs,
+  MultiHeadLatentAttentionVjpOptions,
+} from "./mla-call.ts";
+export type {
+  LatentRowsGradients,
+  MultiHeadLatentAttentionGradients,
+  MultiHeadLatentAttentionVjp,
+  PastLatentRows,
+} from "./mla-past.ts";
 export { MultiHeadLatentAttention } from "./mla.ts";
 export type {
   MultiHeadLatentAttentionAttributes,

@@ -4,67 +4,69 @@ import {
   ArgumentError,
   attention,
   type AttentionOptions,
-  type AttentionVjp,
+  attentionScores,
+  type AttentionScoresOptions,
   attentionVjp,
   type BlockTableReader,
   concat,
   copyInto,
   type FloatDType,
-  linear,
   matmul,
   pagedAttention,
   type PagedView,
-  rmsNorm,
-  rmsNormBackward,
+  type Pages,
   scope,
-  sum,
   type Tensor,
   unscoped,
 } from "@heed/tensor";
+import { documentMask, maskGradient } from "./documents.ts";
 import { joinHeads, splitHeads } from "./gqa-heads.ts";
-import {
-  type InitOptions,
-  type Layer,
-  type LayerGradients,
-  layerGradients,
-  type LayerVjp,
-  layerVjp,
-} from "./layer.ts";
+import { positionsAfter } from "./gqa-past.ts";
+import { type InitOptions, type Layer, layerGradients } from "./layer.ts";
 import {
   checkLatentCall,
-  checkLatentInput,
+  checkLatentMethod,
   checkLatentView,
   expandedRows,
   type MultiHeadLatentAttentionCall,
   type MultiHeadLatentAttentionInputs,
   type MultiHeadLatentAttentionVjpOptions,
 } from "./mla-call.ts";
+import { type ExpandedRows, LatentProjections, type LatentRows, type LatentRowsPass } from "./mla-heads.ts";
 import {
+  type LatentConfig,
   latentParameterShapes,
   type MultiHeadLatentAttentionAttributes,
   type MultiHeadLatentAttentionConfig,
   type MultiHeadLatentAttentionOptions,
-  queryInput,
   randomLatentParameters,
   resolveLatentConfig,
   resolveLatentRope,
 } from "./mla-options.ts";
+import {
+  extendLatentGradients,
+  type JoinedLatentRows,
+  joinLatentRows,
+  keepLatentPass,
+  type LatentPass,
+  type LatentRowsGradients,
+  type MultiHeadLatentAttentionGradients,
+  type MultiHeadLatentAttentionVjp,
+  type PastLatentRows,
+  presentRows,
+  splitRows,
+} from "./mla-past.ts";
 import { checkParameters, checkTrainable, ownParameters, type Parameters } from "./parameters.ts";
+import { stepPositions } from "./past-check.ts";
 import { Projections } from "./projections.ts";
 import { type Positions, RotaryEmbedding } from "./rope.ts";
 
-type Float = Tensor<FloatDType>;
+type Floats = Tensor<FloatDType>;
 const WHAT = "MultiHeadLatentAttention";
 
 /** out [T, H, n] = x [T, H, m] @ weight [H, m, n], head by head. */
-function perHead(x: Float, weight: Tensor, out: Float): void {
-  if (x.dtype === weight.dtype) {
-    matmul(x.transpose(0, 1) as Float, weight as Float, { out: out.transpose(0, 1) });
-    return;
-  }
-  // 16-bit weights beside a float32 x are read as they are by `linear` alone.
-  for (let h = 0; h < weight.shape[0]!; h++)
-    copyInto(linear(x.select(1, h), weight.select(0, h).transpose()), out.select(1, h));
+function perHead(x: Floats, weight: Tensor, out: Floats): void {
+  matmul(x.transpose(0, 1) as Floats, weight as Floats, { out: out.transpose(0, 1) });
 }
 /**
  * Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434; DeepSeek-V3, arXiv:2412.19437). x [B, S, hidden] becomes, for each
@@ -83,10 +85,8 @@ function perHead(x: Float, weight: Tensor, out: Float): void {
  */
 export class MultiHeadLatentAttention implements Layer<MultiHeadLatentAttentionCall> {
   readonly parameters: ReadonlyMap<string, Tensor>;
-  readonly #config: Omit<MultiHeadLatentAttentionConfig, "rope">;
-  readonly #input: Projections; // x to the queries (or their latent row) and to [c, r] before norm and rotation
-  readonly #query: Projections | undefined; // the queries' latent row to the queries
-  readonly #expand: Projections; // c to keys and values
+  readonly #config: LatentConfig;
+  readonly #heads: LatentProjections;
   readonly #out: Projections;
   readonly #rope: RotaryEmbedding | undefined;
   readonly #ownsRope: boolean;
@@ -101,17 +101,9 @@ export class MultiHeadLatentAttention implements Layer<MultiHeadLatentAttentionC
     this.#config = config;
     this.#ownsRope = !(options.rope instanceof RotaryEmbedding);
     this.parameters = ownParameters(checkParameters(WHAT, parameters, latentParameterShapes(config)));
-    const project = (...names: string[]): Projections =>
-      new Projections(
-        names.map((name) => ({
-          weight: this.parameters.get(`${name}.weight`)!,
-          bias: this.parameters.get(`${name}.bias`),
-        })),
-      );
-    this.#input = project(queryInput(config), "kv_a_proj_with_mqa");
-    this.#query = config.qLoraRank === null ? undefined : project("q_b_proj");
-    this.#expand = project("kv_b_proj");
-    this.#out = project("o_proj");
+    this.#heads = new LatentProjections(config, this.parameters, this.#rope);
+    const [weight, bias] = ["weight", "bias"].map((part) => this.parameters.get(`o_proj.${part}`));
+    this.#out = new Projections([{ weight: weight!, bias }]);
     adopt(this);
   }
   /** The constructor under the name that says what it does; `options` may be another layer's attributes. */
@@ -165,203 +157,183 @@ export class MultiHeadLatentAttention implements Layer<MultiHeadLatentAttentionC
    */
   forward<D extends FloatDType>(x: Tensor<D>, options: MultiHeadLatentAttentionCall = {}): Tensor<D> {
     return scope(() => {
+      checkLatentCall(x, options, this.#config);
       const { cache } = options;
-      checkLatentInput(x, this.#config.hiddenSize, cache);
-      checkLatentCall(options);
-      const attended =
-        cache === undefined ? this.#attend(x, options) : this.#attendPaged(x, cache, options.expand);
-      return this.#out.forward(joinHeads(attended))[0]!.reshape(x.shape) as Tensor as Tensor<D>;
+      if (cache !== undefined) return this.#project(this.#attendPaged(x, cache, options)).reshape(x.shape);
+      const { q, k, v, rules } = this.#prepare(x, options);
+      return this.#project(attention(q, k, v, rules));
+    }) as Tensor as Tensor<D>;
+  }
+  /**
+   * {@link forward} without a paged cache, and all rows of the call, for the `past` of the next: [B, P + S, R] and [B, P + S, Dr]. Same
+   * errors.
+   */
+  forwardWithPresent<D extends FloatDType>(
+    x: Tensor<D>,
+    options: MultiHeadLatentAttentionInputs = {},
+  ): { readonly output: Tensor<D>; readonly present: PastLatentRows<D> } {
+    return scope(() => {
+      checkLatentMethod("forwardWithPresent", options);
+      checkLatentCall(x, options, this.#config);
+      const { q, k, v, rules, rows } = this.#prepare(x, options);
+      const output = this.#project(attention(q, k, v, rules));
+      return { output: output as Tensor as Tensor<D>, present: presentRows<D>(rows) };
     });
   }
-  #attend(x: Tensor, options: MultiHeadLatentAttentionInputs): Tensor {
-    const { q, k, v } = this.#expanded(x, options.positions);
-    return attention(q, k, v, this.#scores(options));
+  /**
+   * The scores of a call at one stage, by default the probabilities: [B, H, S, Sk], float32 (float64 for float64). For inspection: it
+   * takes memory of that size. Same errors as {@link forward}.
+   */
+  scores(
+    x: Tensor,
+    options: MultiHeadLatentAttentionInputs & Pick<AttentionScoresOptions, "stage" | "softmaxDtype"> = {},
+  ): Tensor {
+    return scope(() => {
+      checkLatentMethod("scores", options);
+      checkLatentCall(x, options, this.#config);
+      const { q, k, v, rules } = this.#prepare(x, options);
+      const { stage, softmaxDtype } = options;
+      return attentionScores(q, k, v, { ...rules, stage, softmaxDtype }).scores;
+    });
+  }
+  /** Attended heads [..., H, Dv] as [..., hidden]. */
+  #project(attended: Tensor): Floats {
+    return this.#out.forward(joinHeads(attended))[0]!;
+  }
+  /** Queries, keys and values of every head, and the rules under which they meet. */
+  #prepare(x: Tensor, o: MultiHeadLatentAttentionInputs): Prepared {
+    const { past, documents, attnMask } = o;
+    const { isCausal, scale } = this.#config;
+    const { q, latent, rotaryKey, pass } = this.#heads.forward(x, o.positions ?? this.#follow(x, past));
+    const rows = joinLatentRows(past, { latent, rotaryKey, lengths: o.kvLengths, documents });
+    const rules = {
+      isCausal,
+      scale,
+      attnMask: documents === undefined ? attnMask : documentMask(documents, rows.documents!, attnMask),
+      kvLengths: rows.lengths,
+      // Query i is token i of x whatever `kvLengths` says.
+      queryOffset: past === undefined ? 0 : (past.lengths ?? rows.pastRows),
+    };
+    return { q, ...this.#heads.expand(rows.latent, rows.rotaryKey), rows, rules, pass };
+  }
+  /** Where x's tokens stand by default: after the past. */
+  #follow(x: Tensor, past: PastLatentRows | undefined): Positions {
+    if (past === undefined || this.#rope === undefined) return 0;
+    return positionsAfter(past.lengths ?? past.latent.shape[1]!, x.shape[1]!);
   }
   /** Writes the new rows and attends: [T, H, Dv]. */
-  #attendPaged(x: Tensor, cache: BlockTableReader, expand: boolean | undefined): Tensor {
+  #attendPaged(
+    x: Tensor,
+    cache: BlockTableReader,
+    { expand, positions }: Pick<MultiHeadLatentAttentionCall, "expand" | "positions">,
+  ): Tensor {
     const { hiddenSize, layerIndex } = this.#config;
-    const { positions } = cache;
-    const { projected, q } = this.#project(x.contiguous().reshape([positions.size, hiddenSize]));
-    const { latent, sharedKey } = this.#compress(projected[1], positions);
-    cache.write(layerIndex, concat([latent.unsqueeze(1) as Float, sharedKey], -1)); // [T, 1, R + Dr]
+    const rows = x.contiguous().reshape([cache.positions.size, hiddenSize]); // [T, hidden]
+    const own = this.#heads.forward(rows, stepPositions(WHAT, cache, positions));
+    cache.write(layerIndex, concat([own.latent, own.rotaryKey], -1).unsqueeze(1)); // [T, 1, R + Dr]
     const view = cache.view(layerIndex);
     checkLatentView(view, this.#config);
-    this.#turnIn(q, positions);
-    const rows = expandedRows(view.table, expand);
-    return rows === undefined ? this.#absorbed(q, view) : this.#fromStart(q, latent, sharedKey, rows);
+    const ranges = expandedRows(view.table, expand);
+    return ranges === undefined ? this.#absorbed(own.q, view) : this.#fromStart(own, ranges);
   }
   /** Sequences whose rows are all in this step, in expanded form. */
-  #fromStart(q: Float, latent: Float, sharedKey: Float, rows: readonly number[]): Tensor {
-    const { k, v } = this.#keysValues(latent, sharedKey);
+  #fromStart({ q, latent, rotaryKey }: LatentRows, rows: readonly number[]): Tensor {
+    const { isCausal, scale } = this.#config;
+    const { k, v } = this.#heads.expand(latent, rotaryKey);
     const out = allocate(q.engine, q.dtype, [...v.shape]); // [T, H, Dv]
     for (let n = 0; n + 1 < rows.length; n++) {
-      const part = (t: Tensor): Float => t.slice(0, rows[n]!, rows[n + 1]!).unsqueeze(0) as Float;
+      const part = (t: Tensor): Floats => t.slice(0, rows[n]!, rows[n + 1]!).unsqueeze(0) as Floats;
       if (rows[n + 1]! > rows[n]!)
-        copyInto(attention(part(q), part(k), part(v), this.#scores({})), part(out));
+        copyInto(attention(part(q), part(k), part(v), { isCausal, scale, queryOffset: 0 }), part(out));
     }
     return out;
   }
   /** Queries, rotated, over the latent rows themselves. */
-  #absorbed(q: Float, view: PagedView): Tensor {
+  #absorbed(q: Floats, view: PagedView<Pages>): Tensor {
     const { numHeads, kvLoraRank, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = this.#config;
     const T = q.shape[0]!;
     const kvB = this.parameters
       .get("kv_b_proj.weight")!
       .reshape([numHeads, qkNopeHeadDim + vHeadDim, kvLoraRank]);
-    const query = allocate(q.engine, q.dtype, [T, numHeads, kvLoraRank + qkRopeHeadDim]) as Float;
+    const query = allocate(q.engine, q.dtype, [T, numHeads, kvLoraRank + qkRopeHeadDim]) as Floats;
     perHead(
-      q.slice(-1, 0, qkNopeHeadDim) as Float,
+      q.slice(-1, 0, qkNopeHeadDim) as Floats,
       kvB.slice(1, 0, qkNopeHeadDim), // [H, Dn, R]
-      query.slice(-1, 0, kvLoraRank) as Float,
+      query.slice(-1, 0, kvLoraRank) as Floats,
     );
     copyInto(q.slice(-1, qkNopeHeadDim), query.slice(-1, kvLoraRank));
     const { isCausal, scale } = this.#config;
     const attended = pagedAttention(query, view, { isCausal, scale }); // [T, H, R]
-    const values = allocate(q.engine, q.dtype, [T, numHeads, vHeadDim]) as Float;
+    const values = allocate(q.engine, q.dtype, [T, numHeads, vHeadDim]) as Floats;
     perHead(attended, kvB.slice(1, qkNopeHeadDim).transpose(), values); // [H, R, Dv]
     return values;
   }
-  /** {@link forward} with its backward pass, which gives the gradients of x and of every parameter. Parameters must have x's dtype. Same errors. */
-  vjp<D extends FloatDType>(x: Tensor<D>, options: MultiHeadLatentAttentionVjpOptions = {}): LayerVjp<D> {
+  /**
+   * {@link forward} with its backward pass, which gives the gradients of x, of every parameter, and of the past. Parameters must have
+   * x's dtype. Same errors.
+   */
+  vjp<D extends FloatDType>(
+    x: Tensor<D>,
+    options: MultiHeadLatentAttentionVjpOptions = {},
+  ): MultiHeadLatentAttentionVjp<D> {
     return scope(() => {
-      checkLatentInput(x, this.#config.hiddenSize, undefined);
+      checkLatentMethod("vjp", options);
+      checkLatentCall(x, options, this.#config);
       checkTrainable(WHAT, x, this.parameters);
-      if ("cache" in options && options.cache !== undefined) {
-        throw new ArgumentError(
-          `[${WHAT}] vjp takes no cache: gradients need the keys and values of this call alone`,
-          { cache: true },
-        );
-      }
-      const positions =
-        typeof options.positions === "object"
-          ? (options.positions.alias() as Tensor<"int32">)
-          : options.positions;
-      const { q, k, v, ...rows } = this.#expanded(x, positions);
-      const inner = attentionVjp(q, k, v, { ...this.#scores(options), dropout: options.dropout });
-      const pass: Pass = { ...rows, x: x.alias(), positions, inner, attended: joinHeads(inner.output) };
-      const output = this.#out.forward(pass.attended)[0] as Tensor as Tensor<D>;
-      const saved = [
-        pass.x,
-        pass.attended,
-        pass.latent,
-        ...(pass.queryRow === undefined ? pass.projected.slice(1) : [...pass.projected, pass.queryRow]),
-        ...(typeof positions === "object" ? [positions] : []),
-        ...inner.saved,
-      ];
-      return layerVjp(output, saved, (dOutput) =>
-        scope(() => this.#backward(pass, dOutput) as LayerGradients<D>),
-      );
+      const { q, k, v, rules, rows, pass: own } = this.#prepare(x, options);
+      const { attnMaskGradient, dropout } = options;
+      const inner = attentionVjp(q, k, v, { ...rules, attnMaskGradient, dropout });
+      const attended = joinHeads(inner.output);
+      const output = this.#out.forward(attended)[0]!;
+      const present = presentRows<D>(rows);
+      const kept = keepLatentPass({ own, rows, inner, attended, mask: options.attnMask }, options);
+      const saved = [...kept.saved, ...Object.values(present)];
+      return {
+        output: output as Tensor as Tensor<D>,
+        present,
+        saved,
+        backward: (dOutput, dPresent) =>
+          scope(() => this.#backward(kept.pass, dOutput, dPresent) as MultiHeadLatentAttentionGradients<D>),
+        [Symbol.dispose]: () => saved.forEach((t) => t[Symbol.dispose]()),
+      };
     });
   }
   /** The steps of vjp in reverse. Gradients are written with `=`. */
-  #backward(pass: Pass, dOutput: Tensor): LayerGradients {
-    const { kvLoraRank, qkNopeHeadDim, vHeadDim, normEps } = this.#config;
-    const { projected, latent, positions } = pass;
+  #backward(
+    { own, rows, inner, attended, mask, full }: LatentPass,
+    dOutput: Tensor,
+    dPresent: LatentRowsGradients | undefined,
+  ): MultiHeadLatentAttentionGradients {
     const found = new Map<string, Tensor>();
-    const keep = (name: string, g: { readonly weight: Tensor; readonly bias: Tensor }): void =>
-      void found.set(`${name}.weight`, g.weight).set(`${name}.bias`, g.bias);
-    const norm = (name: string, x: Tensor, dOut: Tensor): Tensor => {
-      const g = rmsNormBackward(x, this.parameters.get(`${name}.weight`), dOut, { eps: normEps });
-      found.set(`${name}.weight`, g.weight!);
-      return g.x;
-    };
-    const out = this.#out.backward(pass.attended, [dOutput]);
-    keep("o_proj", out.parts[0]!);
-    const d = pass.inner.backward(splitHeads(out.x, vHeadDim));
-
-    const expand = this.#expand.backward(latent, [
-      joinHeads(concat([d.k.slice(-1, 0, qkNopeHeadDim), d.v], -1)),
-    ]);
-    keep("kv_b_proj", expand.parts[0]!);
-    const dShared = sum(d.k.slice(-1, qkNopeHeadDim) as Float, { axes: [2], keepDims: true }); // [B, S, 1, Dr]
-    const dCompressed = concat(
-      [
-        norm("kv_a_layernorm", projected[1].slice(-1, 0, kvLoraRank), expand.x),
-        joinHeads(this.#turnBack(dShared, positions)),
-      ],
-      -1,
-    );
-    const turning = d.q.slice(-1, qkNopeHeadDim) as Float;
-    if (this.#rope !== undefined) copyInto(this.#turnBack(turning, positions), turning);
-    let dQuery: Tensor = joinHeads(d.q);
-    if (this.#query !== undefined) {
-      const query = this.#query.backward(pass.queryRow!, [dQuery]);
-      keep("q_b_proj", query.parts[0]!);
-      dQuery = norm("q_a_layernorm", projected[0], query.x);
-    }
-    const input = this.#input.backward(pass.x, [dQuery, dCompressed]);
-    [queryInput(this.#config), "kv_a_proj_with_mqa"].forEach((name, i) => keep(name, input.parts[i]!));
+    const out = this.#out.backward(attended, [dOutput]);
+    found.set("o_proj.weight", out.parts[0]!.weight).set("o_proj.bias", out.parts[0]!.bias);
+    const d = inner.backward(splitHeads(out.x, this.#config.vHeadDim));
+    const all = this.#heads.expandBackward(rows.latent, d, found);
+    const latent = splitRows(all.latent, "latent", dPresent, rows);
+    const rotaryKey = splitRows(all.rotaryKey, "rotaryKey", dPresent, rows);
+    const fresh = { latent: latent.fresh as Floats, rotaryKey: rotaryKey.fresh as Floats };
+    const dx = this.#heads.backward(own, { q: d.q as Floats, ...fresh }, found);
     const named = [...this.parameters.keys()].map((name) => [name, found.get(name)!] as const);
-    return layerGradients(input.x as Float, new Map(named));
-  }
-  /** Queries, keys and values of every head, rotated, and the rows that they come from. */
-  #expanded(x: Tensor, positions: Positions | undefined): Rows & { q: Float; k: Float; v: Float } {
-    const rows = this.#project(x);
-    const { latent, sharedKey } = this.#compress(rows.projected[1], positions);
-    this.#turnIn(rows.q, positions);
-    return { ...rows, latent, ...this.#keysValues(latent, sharedKey) };
-  }
-  /** Keys [..., H, Dn + Dr] and values [..., H, Dv] of every head. */
-  #keysValues(latent: Float, sharedKey: Float): { k: Float; v: Float } {
-    const { numHeads, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = this.#config;
-    const kv = splitHeads(this.#expand.forward(latent)[0]!, qkNopeHeadDim + vHeadDim); // [..., H, Dn + Dv]
-    const shared = sharedKey.broadcastTo([...kv.shape.slice(0, -2), numHeads, qkRopeHeadDim]);
-    return {
-      k: concat([kv.slice(-1, 0, qkNopeHeadDim), shared as Float], -1),
-      v: kv.slice(-1, qkNopeHeadDim) as Float,
+    const past = {
+      latent: latent.past.contiguous() as Floats,
+      rotaryKey: rotaryKey.past.contiguous() as Floats,
     };
-  }
-  /** x [..., hidden] to queries [..., H, Dn + Dr], not rotated, and what they and the latent row come from. */
-  #project(x: Tensor): Omit<Rows, "latent"> & { q: Float } {
-    const projected = this.#input.forward(x as Float) as [Float, Float];
-    const D = this.#config.qkNopeHeadDim + this.#config.qkRopeHeadDim;
-    if (this.#query === undefined) return { projected, queryRow: undefined, q: splitHeads(projected[0], D) };
-    const queryRow = this.#norm("q_a_layernorm", projected[0]);
-    return { projected, queryRow, q: splitHeads(this.#query.forward(queryRow)[0]!, D) };
-  }
-  /** The latent row [..., R], normalised, and the shared key [..., 1, Dr], rotated, of rows [..., R + Dr]. */
-  #compress(rows: Float, positions: Positions | undefined): { latent: Float; sharedKey: Float } {
-    const { kvLoraRank } = this.#config;
-    return {
-      latent: this.#norm("kv_a_layernorm", rows.slice(-1, 0, kvLoraRank) as Float),
-      sharedKey: this.#turn(rows.slice(-1, kvLoraRank).unsqueeze(-2) as Float, positions),
-    };
-  }
-  #norm(name: string, x: Float): Float {
-    return rmsNorm(x, this.parameters.get(`${name}.weight`), { eps: this.#config.normEps });
-  }
-  /** Rotates the last Dr components of each head of q, in place: q is this call's own. */
-  #turnIn(q: Float, positions: Positions | undefined): void {
-    const turning = q.slice(-1, this.#config.qkNopeHeadDim) as Float;
-    if (this.#rope !== undefined) copyInto(this.#turn(turning, positions), turning);
-  }
-  #turn(x: Float, positions: Positions | undefined): Float {
-    return this.#rope === undefined ? x : this.#rope.apply(x, positions);
-  }
-  #turnBack(dOut: Float, positions: Positions | undefined): Float {
-    return this.#rope === undefined ? dOut : this.#rope.applyBackward(dOut, positions);
-  }
-  /** Query i is token i whatever `kvLengths` says, so positions of the mask start at 0. */
-  #scores({ attnMask, kvLengths }: MultiHeadLatentAttentionInputs): AttentionOptions {
-    const { isCausal, scale } = this.#config;
-    return { isCausal, scale, attnMask, kvLengths, queryOffset: 0 };
+    return extendLatentGradients(layerGradients(dx as Floats, new Map(named)), {
+      ...(full && { past }),
+      ...(mask && { attnMask: maskGradient(d.attnMask!, mask) }),
+    });
   }
   [Symbol.dispose](): void {
-    for (const part of [this.#input, this.#query, this.#expand, this.#out]) part?.[Symbol.dispose]();
+    this.#heads[Symbol.dispose]();
+    this.#out[Symbol.dispose]();
     if (this.#ownsRope) this.#rope?.[Symbol.dispose]();
     for (const t of this.parameters.values()) t[Symbol.dispose]();
   }
 }
-/** Rows that a forward pass computes on its way. */
-interface Rows {
-  readonly projected: readonly [query: Float, compressed: Float]; // [B, S, Rq] or [B, S, H * (Dn + Dr)]; [B, S, R + Dr]
-  readonly queryRow: Float | undefined; // [B, S, Rq], normalised
-  readonly latent: Float; // [B, S, R], normalised
-}
-/** What a forward pass leaves for its backward pass. */
-interface Pass extends Rows {
-  readonly x: Tensor;
-  readonly positions: Positions | undefined;
-  readonly inner: AttentionVjp;
-  readonly attended: Float; // [B, S, H * Dv]
+/** What attends in one call. */
+interface Prepared extends ExpandedRows {
+  readonly q: Floats; // [B, S, H, Dn + Dr]
+  readonly rows: JoinedLatentRows;
+  readonly rules: AttentionOptions;
+  readonly pass: LatentRowsPass;
 }

@@ -12,6 +12,7 @@ import {
   recheck,
   rope,
   ropeBackward,
+  type RopeOfHeads,
   scope,
   ShapeError,
   show,
@@ -87,6 +88,13 @@ export class RotaryEmbedding {
   /** The gradient of {@link apply}: dOut turned back at the same positions. Same errors. */
   applyBackward<D extends FloatDType>(dOut: Tensor<D>, positions: Positions = 0): Tensor<D> {
     return this.#turn(ropeBackward, dOut, positions);
+  }
+  /**
+   * What {@link apply} turns x by, for an operation that rotates among other things. Tensors belong to the caller's scope or to this
+   * embedding: use them before it is called again. Same errors.
+   */
+  rotation(x: Tensor, positions: Positions = 0): RopeOfHeads {
+    return { ...this.#locate(x, positions), pairing: this.#options.pairing };
   }
   #turn<D extends FloatDType>(turn: typeof rope, x: Tensor<D>, where: Positions): Tensor<D> {
     return scope(() => {

@@ -32,7 +32,7 @@ import { upload } from "./support/problem.ts";
 interface Problem {
   readonly B: number;
   readonly S: number;
-  readonly options: Required<AttentionHeadOptions>;
+  readonly options: Required<Omit<AttentionHeadOptions, "layerIndex">>;
   readonly kvLengths: readonly number[] | undefined;
   readonly mask: "bool" | "float" | undefined;
   readonly seed: number;

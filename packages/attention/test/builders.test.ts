@@ -171,7 +171,14 @@ describe.each(engines)("buildLayer on %s", (name) => {
         scope(() => {
           const on = { engine, dtype: "float64", seed: 3 } as const;
           const x = normal([2, 3, size], 1);
-          const head = AttentionHead.create({ hiddenSize: size, headDim: out, bias, isCausal, ...on });
+          const head = AttentionHead.create({
+            hiddenSize: size,
+            headDim: out,
+            bias,
+            isCausal,
+            layerIndex: out,
+            ...on,
+          });
           expectSame(head, rebuilt(head, "AttentionHead"), x);
           const linear = Linear.create({ inFeatures: size, outFeatures: out, bias, ...on });
           expectSame(linear, rebuilt(linear, "Linear"), x);

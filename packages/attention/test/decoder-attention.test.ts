@@ -128,6 +128,31 @@ describe.each(engines)("GlobalAttention and LocalAttention on %s", (name) => {
       { numRuns: 40 },
     );
   });
+  test("have its scores and its present, for any options", () => {
+    fc.assert(
+      fc.property(cases, ({ problem, windowSize }) =>
+        scope(() => {
+          const values = valuesOf(problem);
+          const parameters = parametersOf(problem);
+          const { window: _own, ...options } = problem.options;
+          const layer = build(options, windowSize, parameters);
+          const expected = new GroupedQueryAttention(problem.options, parameters);
+          expect(layer.isMerged).toBe(expected.isMerged);
+          const x = upload(values.x, [problem.B, problem.S, options.hiddenSize], "float64", engine);
+          const call = callOptions(problem, values, engine);
+          const scores = (it: DecoderAttention | GroupedQueryAttention): Float64Array =>
+            toFloat64(it.scores(x, { ...call, stage: "masked" }));
+          expect(scores(layer)).toEqual(scores(expected));
+          const present = (it: DecoderAttention | GroupedQueryAttention): Float64Array[] => {
+            const { output, present: all } = it.forwardWithPresent(x, call);
+            return [output, ...Object.values(all)].map(toFloat64);
+          };
+          expect(present(layer)).toEqual(present(expected));
+        }),
+      ),
+      { numRuns: 15 },
+    );
+  });
   test.each([
     ["GlobalAttention", undefined, true],
     ["LocalAttention", 3, true],
@@ -276,7 +301,7 @@ describe.each(engines)("GlobalAttention and LocalAttention on %s", (name) => {
       ]) as [GlobalAttention, LocalAttention, GroupedQueryAttention];
       using x = zeros([1, 3, HIDDEN], { engine });
       for (const layer of [global, local]) {
-        expect(layer.grouped.isMerged).toBe(true);
+        expect(layer.isMerged).toBe(true);
         for (const [key, t] of plain.parameters)
           expect(toFloat64(layer.parameters.get(key)!)).toEqual(toFloat64(t));
         const y = layer.forward(x);
@@ -289,6 +314,26 @@ describe.each(engines)("GlobalAttention and LocalAttention on %s", (name) => {
       plain[Symbol.dispose]();
     }
     expect(memoryUsage().storages).toBe(before);
+  });
+  test("keys and values of a context serve as the past of calls that share it", () => {
+    scope(() => {
+      const sizes = { ...BASE, contextSize: 5, rope: null } as const;
+      const x = upload(createRng(1).normalArray(2 * HIDDEN), [1, 2, HIDDEN], "float64", engine);
+      const context = upload(createRng(2).normalArray(4 * 5), [1, 4, 5], "float64", engine);
+      const layers = [
+        GlobalAttention.create({ ...sizes, engine, dtype: "float64" }),
+        LocalAttention.create({ ...sizes, windowSize: 2, engine, dtype: "float64" }),
+      ];
+      const [whole, windowed] = layers.map((layer) => {
+        const past = layer.contextKeysValues(context);
+        expect(past.k.shape).toEqual([1, 4, 2, 4]);
+        const expected = toFloat64(layer.forward(x, { context }));
+        expect(toFloat64(layer.forward(x, { past }))).toEqual(expected);
+        return expected;
+      });
+      expect(whole).not.toEqual(windowed!);
+      expect(() => make(2, "float64").contextKeysValues(context)).toThrow("needs a layer with contextSize");
+    });
   });
   test("rescale positions, and say so in attributes that build the same function", () => {
     scope(() => {

@@ -1,10 +1,17 @@
 import "@heed/engine-cpu";
-import { getEngine, scope, type Tensor, toFloat64 } from "@heed/tensor";
-import { assertClose, checkDirectionalGradient, checkGradient, createRng, dotProduct } from "@heed/testkit";
+import { getEngine, scope } from "@heed/tensor";
+import { assertClose, createRng, dotProduct } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { type GroupedQueryAttention, type GroupedQueryAttentionGradients } from "../src/index.ts";
+import type { GroupedQueryAttention } from "../src/index.ts";
 import { engines } from "./engines.ts";
+import {
+  checkGradients,
+  flatGradients as flat,
+  type Named,
+  namedValues,
+  valuesFrom,
+} from "./support/gradients.ts";
 import { gqaOracle } from "./support/oracle.ts";
 import {
   callOptions,
@@ -58,23 +65,6 @@ function gradients(
     return flat(pass.backward(upload(dOut, shape, "float64", engine)));
   });
 }
-function flat({
-  input,
-  parameters,
-  past,
-  context,
-  attnMask,
-}: GroupedQueryAttentionGradients): Map<string, Float64Array> {
-  const all: (readonly [string, Tensor | undefined])[] = [
-    ["input", input],
-    ...parameters,
-    ["past.k", past?.k],
-    ["past.v", past?.v],
-    ["context", context],
-    ["attnMask", attnMask],
-  ];
-  return new Map(all.flatMap(([name, t]) => (t === undefined ? [] : [[name, toFloat64(t)] as const])));
-}
 /** Names of everything that a problem has a gradient of. */
 function namesOf(problem: Problem): string[] {
   const { past, context, mask } = problem;
@@ -86,28 +76,9 @@ function namesOf(problem: Problem): string[] {
     ...(mask === "float" ? ["attnMask"] : []),
   ];
 }
-/** A problem's value by its gradient's name, and the values with another in its place. */
-function valueOf(values: Values, name: string): Float64Array {
-  const { x, past, context, mask, parameters } = values;
-  const others = { input: x, "past.k": past?.k, "past.v": past?.v, context, attnMask: mask };
-  return (others as Record<string, Float64Array | undefined>)[name] ?? parameters.get(name)!;
-}
-function withValue(values: Values, name: string, moved: Float64Array): Values {
-  if (name === "input") return { ...values, x: moved };
-  if (name === "past.k" || name === "past.v")
-    return { ...values, past: { ...values.past!, [name.slice(5)]: moved } };
-  if (name === "context") return { ...values, context: moved };
-  if (name === "attnMask") return { ...values, mask: moved };
-  return { ...values, parameters: new Map(values.parameters).set(name, moved) };
-}
-/** The oracle's sum(dOut * output) as a function of one of the values. */
-function objective(
-  problem: Problem,
-  values: Values,
-  dOut: Float64Array,
-  name: string,
-): (moved: Float64Array) => number {
-  return (moved) => dotProduct(dOut, gqaOracle(problem, withValue(values, name, moved)));
+/** The oracle's sum(dOut * output) as a function of the values. */
+function objective(problem: Problem, values: Values, dOut: Float64Array): (moved: Named) => number {
+  return (moved) => dotProduct(dOut, gqaOracle(problem, valuesFrom(moved, values)));
 }
 /**
  * The problem with an eps that a head's squares do not vanish beside: near zero the norm bends within a difference's step, and no
@@ -132,16 +103,7 @@ describe.each(engines)("gradients of GroupedQueryAttention on %s", (name) => {
         const dOut = upstream(problem);
         const found = gradients(problem, values, dOut, name);
         expect([...found.keys()]).toEqual(namesOf(problem));
-        for (const [key, gradient] of found) {
-          const at = valueOf(values, key);
-          // The small step costs 2 of 10 digits.
-          checkDirectionalGradient(objective(problem, values, dOut, key), at, gradient, {
-            name: key,
-            h: 2 ** -12,
-            rel: 1e-7,
-            abs: 1e-7,
-          });
-        }
+        checkGradients(objective(problem, values, dOut), namedValues(values), found, "direction");
       }),
       { numRuns: 60 },
     );
@@ -190,16 +152,8 @@ describe.each(engines)("gradients of GroupedQueryAttention on %s", (name) => {
     test(`are right in every coordinate: ${what}`, () => {
       const values = valuesOf(problem);
       const dOut = upstream(problem);
-      for (const [key, gradient] of gradients(problem, values, dOut, name)) {
-        const at = valueOf(values, key);
-        checkGradient(objective(problem, values, dOut, key), at, gradient, {
-          name: key,
-          h: 2 ** -12,
-          rel: 1e-7,
-          abs: 1e-7,
-          samples: 24,
-        });
-      }
+      const found = gradients(problem, values, dOut, name);
+      checkGradients(objective(problem, values, dOut), namedValues(values), found, "coordinates");
     });
   }
   test("have the names, shapes and dtypes of the parameters", () => {

@@ -1,10 +1,17 @@
 import "@heed/engine-cpu";
 import { getEngine, scope, type Tensor, toFloat64 } from "@heed/tensor";
-import { assertClose, checkDirectionalGradient, checkGradient, createRng, dotProduct } from "@heed/testkit";
+import { assertClose, checkGradient, createRng, dotProduct } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { LayerGradients, LayerVjp } from "../src/index.ts";
+import type { LayerVjp } from "../src/index.ts";
 import { engines } from "./engines.ts";
+import {
+  checkGradients,
+  flatGradients as flat,
+  type Named,
+  namedValues,
+  valuesFrom,
+} from "./support/gradients.ts";
 import {
   latentCall,
   latentLayer,
@@ -41,12 +48,6 @@ const full = (
     ...change,
   },
 });
-function flat({ input, parameters }: LayerGradients): Map<string, Float64Array> {
-  return new Map([
-    ["input", toFloat64(input)],
-    ...[...parameters].map(([name, t]) => [name, toFloat64(t)] as const),
-  ]);
-}
 /** The gradients of sum(dOut * layer(x)) as float64, by name; the input's under "input". */
 function gradients(
   problem: LatentProblem,
@@ -58,24 +59,29 @@ function gradients(
     const engine = getEngine(name);
     const shape = [problem.B, problem.S, problem.options.hiddenSize];
     const layer = latentLayer(problem, values.parameters, "float64", engine);
-    const pass = layer.vjp(upload(values.x, shape, "float64", engine), latentCall(problem, values, engine));
+    const pass = layer.vjp(upload(values.x, shape, "float64", engine), {
+      ...latentCall(problem, values, engine),
+      attnMaskGradient: problem.mask === "float",
+    });
     return flat(pass.backward(upload(dOut, shape, "float64", engine)));
   });
 }
-/** The oracle's sum(dOut * output) as a function of one of the values. */
+/** Names of everything that a problem has a gradient of. */
+function namesOf({ options, past, mask }: LatentProblem): string[] {
+  return [
+    "input",
+    ...latentShapes(options).keys(),
+    ...(past ? ["past.latent", "past.rotaryKey"] : []),
+    ...(mask === "float" ? ["attnMask"] : []),
+  ];
+}
+/** The oracle's sum(dOut * output) as a function of the values. */
 function objective(
   problem: LatentProblem,
   values: LatentValues,
   dOut: Float64Array,
-  name: string,
-): (moved: Float64Array) => number {
-  return (moved) => {
-    const at =
-      name === "input"
-        ? { ...values, x: moved }
-        : { ...values, parameters: new Map(values.parameters).set(name, moved) };
-    return dotProduct(dOut, latentOracle(problem, at));
-  };
+): (moved: Named) => number {
+  return (moved) => dotProduct(dOut, latentOracle(problem, valuesFrom(moved, values)));
 }
 function upstream({ B, S, seed, options }: LatentProblem): Float64Array {
   return createRng(seed + 1).normalArray(B * S * options.hiddenSize);
@@ -95,17 +101,10 @@ describe.each(engines)("gradients of MultiHeadLatentAttention on %s", (name) => 
         const values = latentValues(problem);
         const dOut = upstream(problem);
         const found = gradients(problem, values, dOut, name);
-        expect([...found.keys()]).toEqual(["input", ...latentShapes(problem.options).keys()]);
-        for (const [key, gradient] of found) {
-          const at = key === "input" ? values.x : values.parameters.get(key)!;
-          // The norm of a near-zero row bends the function, so the step is small; that costs 2 of 10 digits.
-          checkDirectionalGradient(objective(problem, values, dOut, key), at, gradient, {
-            name: key,
-            h: 2 ** -14,
-            rel: 1e-6,
-            abs: 1e-6,
-          });
-        }
+        expect([...found.keys()]).toEqual(namesOf(problem));
+        // The norm of a near-zero row bends the function, so the step is small; that costs 2 of 10 digits.
+        const step = { h: 2 ** -14, tolerance: 1e-6 };
+        checkGradients(objective(problem, values, dOut), namedValues(values), found, "direction", step);
       }),
       { numRuns: 60 },
     );
@@ -118,20 +117,25 @@ describe.each(engines)("gradients of MultiHeadLatentAttention on %s", (name) => 
       "positions per token, lengths, mask",
       full({ scale: 0.6 }, { positions: [4, 0, 9, 1, 2, 7, 7, 3], kvLengths: [4, 2], mask: "float" }),
     ],
+    ["a past", full({}, { past: { P: 3 } })],
+    [
+      "a past of different lengths, documents, mask",
+      full(
+        { qLoraRank: null },
+        {
+          past: { P: 4, lengths: [4, 2] },
+          kvLengths: [3, 4],
+          documents: { x: [1, 1, 2, 2, 0, 0, 1, 1], past: [0, 1, 1, 1, 0, 0, 1, 1] },
+          mask: "float",
+        },
+      ),
+    ],
   ] as const) {
     test(`are right in every coordinate: ${what}`, () => {
       const values = latentValues(problem);
       const dOut = upstream(problem);
-      for (const [key, gradient] of gradients(problem, values, dOut, name)) {
-        const at = key === "input" ? values.x : values.parameters.get(key)!;
-        checkGradient(objective(problem, values, dOut, key), at, gradient, {
-          name: key,
-          h: 2 ** -12,
-          rel: 1e-7,
-          abs: 1e-7,
-          samples: 24,
-        });
-      }
+      const found = gradients(problem, values, dOut, name);
+      checkGradients(objective(problem, values, dOut), namedValues(values), found, "coordinates");
     });
   }
   test("have the names, shapes and dtypes of the parameters", () => {

@@ -12,11 +12,12 @@ import {
   recordTape,
   scope,
   ShapeError,
+  tensor,
   type Tensor,
   toFloat64,
   zeros,
 } from "@heed/tensor";
-import { assertClose, conformanceTolerance, createRng } from "@heed/testkit";
+import { floatView, assertClose, conformanceTolerance, createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { MultiHeadLatentAttention, type MultiHeadLatentAttentionOptions } from "../src/index.ts";
@@ -70,7 +71,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
   function cacheOf(layer: MultiHeadLatentAttention, dtype: Float, layers = 1): KvCache {
     const cache = new KvCache({ layers, ...layer.cacheLayout, pageSize: 4, maxPages: 24, dtype, engine });
     using step = cache.reserve([]);
-    for (let i = 0; i < layers; i++) fill(step.view(i).kPages, NaN);
+    for (let i = 0; i < layers; i++) fill(floatView(step.view(i)).kPages, NaN);
     return cache;
   }
   const tokens = (n: number, dtype: Float, seed = 5): Tensor<Float> =>
@@ -220,7 +221,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
   test("both forms agree at the head sizes of DeepSeek-V3, over more keys than a kernel takes at once", () => {
     scope(() => {
       const heads = { kvLoraRank: 512, qkNopeHeadDim: 128, qkRopeHeadDim: 64, vHeadDim: 128 };
-      const layer = build({ ...BASE, numHeads: 4, ...heads }, "float32");
+      const layer = build({ ...BASE, numHeads: 2, ...heads }, "float32");
       const sizes = { layers: 1, ...layer.cacheLayout, pageSize: 64, maxPages: 4, engine };
       using cache = new KvCache(sizes);
       const sequence = cache.open();
@@ -307,7 +308,7 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       using cache = cacheOf(layer, "float64");
       using step = cache.reserve([{ sequence: cache.open(), tokens: 3 }]);
       layer.forward(tokens(3, "float64"), { cache: step });
-      const { kPages, vPages } = step.view(0);
+      const { kPages, vPages } = floatView(step.view(0));
       expect(vPages.storage).toBe(kPages.storage);
       const row = toFloat64(kPages.select(0, 1).select(0, 0).select(0, 2)); // page 1 holds tokens 0 .. 3
       const value = toFloat64(vPages.select(0, 1).select(0, 0).select(0, 2));
@@ -374,6 +375,62 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       expect(none.shape).toEqual([0, HIDDEN]);
     });
   });
+  test("a step's rows are those of the present that a call without a cache gives", () => {
+    scope(() => {
+      const layer = build(BASE, "float64");
+      using cache = cacheOf(layer, "float64");
+      const x = tokens(5, "float64");
+      const { present } = layer.forwardWithPresent(x.slice(0, 0, 4).unsqueeze(0) as Tensor<Float>);
+      const last = layer.forward(x.slice(0, 4).unsqueeze(0) as Tensor<Float>, { past: present });
+      const sequence = cache.open();
+      advance(layer, cache, [[sequence, 4]], x.slice(0, 0, 4) as Tensor<Float>);
+      const y = advance(layer, cache, [[sequence, 1]], x.slice(0, 4) as Tensor<Float>);
+      assertClose(toFloat64(y), toFloat64(last), { rel: 1e-11 });
+    });
+  });
+  test.each([
+    ["one position a token", {}],
+    ["three positions a token", { sections: { pairs: [1, 1, 0] } }],
+  ] as const)(
+    "positions of the call turn as they do without a cache, whatever the cache counts: %s",
+    (what, rope) => {
+      scope(() => {
+        const layer = build({ ...BASE, rope: { base: 100, ...rope } }, "float64");
+        const x = tokens(6, "float64");
+        const places = [40, 3, 3, 9, 0, 1];
+        const at = (from: number, to: number): Tensor<"int32"> => {
+          const one = places.slice(from, to);
+          const all = what.startsWith("one")
+            ? one
+            : [...one, ...one.map((p) => 2 * p), ...one.map((p) => p + 1)];
+          return tensor(Int32Array.from(all), [all.length / one.length, one.length], { engine });
+        };
+        const whole = (positions: Tensor<"int32"> | number): Float64Array =>
+          toFloat64(layer.forward(x.unsqueeze(0), { positions }));
+        const given = what.startsWith("one") ? at(0, 6) : at(0, 6).unsqueeze(1);
+        for (const expand of [undefined, false]) {
+          using cache = cacheOf(layer, "float64");
+          const sequence = cache.open();
+          const found = [
+            [0, 4],
+            [4, 5],
+            [5, 6],
+          ].flatMap(([from, to]) => {
+            using step = cache.reserve([{ sequence, tokens: to! - from! }]);
+            const y = layer.forward(x.slice(0, from!, to!), {
+              cache: step,
+              positions: at(from!, to!),
+              expand,
+            });
+            step.commit();
+            return [...toFloat64(y)];
+          });
+          assertClose(found, whole(given), { rel: 1e-11 });
+        }
+        expect(whole(given)).not.toEqual(whole(0));
+      });
+    },
+  );
   test("tokens that do not fit the step, options that a cache gives itself, and another cache are typed errors", () => {
     scope(() => {
       const layer = build(BASE, "float64");
@@ -383,7 +440,20 @@ describe.each(engines)("MultiHeadLatentAttention over latent pages on %s", (name
       using cache = cacheOf(layer, "float64");
       expect(() => layer.forward(x, { cache: stepOf(cache, 2) })).toThrow("the 2 tokens of the cache's step");
       expect(() => layer.forward(x, { cache: stepOf(cache), positions: 0 })).toThrow(ArgumentError);
-      expect(() => layer.vjp(x.unsqueeze(0), { cache: stepOf(cache) } as object)).toThrow(ArgumentError);
+      const two = zeros([2], { engine, dtype: "int32" });
+      expect(() => layer.forward(x, { cache: stepOf(cache), positions: two })).toThrow(ShapeError);
+      const past = layer.forwardWithPresent(x.unsqueeze(0) as Tensor<Float>).present;
+      const documents = zeros([1, 3], { engine, dtype: "int32" });
+      for (const [option, given] of Object.entries({ past, documents, kvLengths: documents })) {
+        const run = (): unknown => layer.forward(x, { cache: stepOf(cache), [option]: given });
+        expect(run).toThrow(`${option} and cache exclude each other`);
+        expect(run).toThrow(ArgumentError);
+      }
+      for (const method of ["vjp", "forwardWithPresent", "scores"] as const) {
+        const run = (): unknown => layer[method](x.unsqueeze(0), { cache: stepOf(cache) } as object);
+        expect(run).toThrow(`${method} takes no cache`);
+        expect(run).toThrow(ArgumentError);
+      }
       const sizes = { layers: 1, numKvHeads: 1, headDim: 14, maxPages: 2, dtype: "float64", engine } as const;
       using separate = new KvCache({ ...sizes, valueHeadDim: 10 });
       expect(() => layer.forward(x, { cache: stepOf(separate) })).toThrow("valuesInKeys");

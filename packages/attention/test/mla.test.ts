@@ -51,7 +51,7 @@ function output(problem: LatentProblem, name: string, dtype: "float64" | "float3
     const values = latentValues(problem);
     const layer = latentLayer(problem, values.parameters, dtype, engine);
     const x = upload(values.x, [problem.B, problem.S, problem.options.hiddenSize], dtype, engine);
-    return toFloat64(layer.forward(x, latentCall(problem, values, engine)));
+    return toFloat64(layer.forward(x, latentCall(problem, values, engine, dtype)));
   });
 }
 type ErrorClass = new (message: string) => HeedError;

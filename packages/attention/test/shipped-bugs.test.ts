@@ -193,6 +193,23 @@ describe.each(engines)("on %s", (name) => {
       expect(early(changed)).toEqual(early(x));
     });
   });
+  test("latent attention is cached: decoded tokens are those of one pass, at kvLoraRank + qkRopeHeadDim numbers each", () => {
+    scope(() => {
+      const layer = MultiHeadLatentAttention.create({ ...LATENT, ...on });
+      const x = random(1, 1, 6, 6);
+      const cache = new KvCache({ layers: 1, ...layer.cacheLayout, pageSize: 1, maxPages: 6, ...on });
+      expect(cache.stats().bytes).toBe(7 * (5 + 2) * 8); // six pages of a token and the null page
+      const sequence = cache.open();
+      const outputs = [0, 1, 2, 3, 4, 5].map((t) => {
+        const step = cache.reserve([{ sequence, tokens: 1 }]);
+        const y = layer.forward(x.slice(1, t, t + 1), { cache: step });
+        step.commit();
+        return y;
+      });
+      assertClose(toFloat64(concat(outputs, 1)), toFloat64(layer.forward(x)), { abs: 1e-12 });
+      cache[Symbol.dispose]();
+    });
+  });
   test("rotation goes back at the positions at which it went forward", () => {
     scope(() => {
       using rope = new RotaryEmbedding({ rotaryDim: 4 });

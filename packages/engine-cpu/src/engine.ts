@@ -10,6 +10,7 @@ import { attention } from "./fused/attention.ts";
 import { attentionBackward } from "./fused/attention-backward.ts";
 import { kvAppend } from "./fused/kv-append.ts";
 import { linear } from "./fused/linear.ts";
+import { normRopeAppend } from "./fused/norm-rope-append.ts";
 import { pagedAttention } from "./fused/paged-attention.ts";
 import { rmsNorm, rmsNormBackward } from "./fused/rms-norm.ts";
 import { sealPages } from "./fused/seal-pages.ts";
@@ -53,7 +54,7 @@ const BINARY_CODE: Readonly<Record<BinaryOp, number>> = {
 /** heed_reduce_op. */
 const REDUCE_CODE: Readonly<Record<ReduceOp, number>> = { sum: 0, max: 1, min: 2 };
 
-type CoreMethods = Omit<Engine, "name" | "device" | "description" | "fused" | "alloc">;
+type CoreMethods = Omit<Engine, "name" | "device" | "description" | "fused" | "alloc" | "wrap">;
 
 /** The core methods: each writes its parameter block and calls. */
 function coreMethods(native: Native): CoreMethods {
@@ -140,9 +141,11 @@ export function createNativeEngine(native: Native): Engine {
       attentionBackward: attentionBackward(native),
       pagedAttention: pagedAttention(native),
       kvAppend: kvAppend(native),
+      normRopeAppend: normRopeAppend(native),
       sealPages: sealPages(native),
     },
     alloc: (bytes) => native.alloc(bytes),
+    wrap: (buffer) => native.wrap(buffer),
     ...coreMethods(native),
   };
 }

@@ -3,14 +3,16 @@ import {
   DeviceError,
   EngineLoadError,
   type HeedError,
+  LARGEST_BUFFER,
   type Memory,
   OutOfMemoryError,
   UnsupportedError,
 } from "@heed/tensor";
-import { type CString, dlopen, type FFIFunction, type Pointer, toArrayBuffer } from "bun:ffi";
+import { type CString, dlopen, type FFIFunction, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { existsSync, readFileSync } from "node:fs";
 import { Block } from "./block.ts";
 import { elfDefect } from "./elf.ts";
+import { largeMemory } from "./large-memory.ts";
 import { LARGEST_BLOCK } from "./structs.ts";
 
 /** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
@@ -19,7 +21,7 @@ export const ABI_VERSION = 2;
 /** An entry point that takes one parameter block. */
 export type Entry = (block: Pointer) => number;
 type EntryName =
-  `heed_${"unary" | "binary" | "reduce" | "copy" | "matmul" | "softmax" | "gather" | "scatter_add" | "rope" | "rms_norm" | "rms_norm_backward" | "attention" | "attention_backward" | "paged_attention" | "kv_append" | "seal_pages"}_run`;
+  `heed_${"unary" | "binary" | "reduce" | "copy" | "matmul" | "softmax" | "gather" | "scatter_add" | "rope" | "rms_norm" | "rms_norm_backward" | "attention" | "attention_backward" | "paged_attention" | "kv_append" | "norm_rope_append" | "seal_pages"}_run`;
 /** The C functions of native/abi/heed_cpu.h. */
 export interface Symbols extends Readonly<Record<EntryName, Entry>> {
   heed_last_error(): CString;
@@ -52,6 +54,7 @@ const SYMBOLS: Readonly<Record<keyof Symbols, FFIFunction>> = {
   heed_attention_backward_run: ENTRY,
   heed_paged_attention_run: ENTRY,
   heed_kv_append_run: ENTRY,
+  heed_norm_rope_append_run: ENTRY,
   heed_seal_pages_run: ENTRY,
   heed_last_error: { args: [], returns: "cstring" },
   heed_layout: { args: ["ptr"], returns: "cstring" },
@@ -88,6 +91,13 @@ const FAILURE: Readonly<Record<number, new (message: string) => HeedError>> = {
   [-4]: DeviceError,
 };
 
+function memoryAt(address: Pointer, buffer: ArrayBuffer): Memory {
+  const release = (): void => {
+    if (!buffer.detached) buffer.transfer(0);
+  };
+  return { address: Number(address), buffer, release };
+}
+
 /** An open library: its functions, and the block their parameters go through. It is never closed. */
 export class Native {
   readonly symbols: Symbols;
@@ -112,14 +122,16 @@ export class Native {
   }
   /**
    * Host memory, 64-byte aligned, owned by its buffer: `release` frees it at once and detaches every view, and the collector frees it
-   * when nobody did. Throws OutOfMemoryError.
+   * when nobody did. More than an ArrayBuffer holds has parts instead of a buffer. Throws OutOfMemoryError.
    */
   alloc(bytes: number): Memory {
     const { address, buffer } = this.#allocate(bytes);
-    const release = (): void => {
-      if (!buffer.detached) buffer.transfer(0);
-    };
-    return { address: Number(address), buffer, release };
+    if (bytes <= LARGEST_BUFFER) return memoryAt(address, buffer);
+    return largeMemory(Number(address), bytes, buffer, (at, length) => toArrayBuffer(address, at, length));
+  }
+  /** Memory of somebody else's buffer, which is not empty; `release` detaches it as if it were allocated here. */
+  wrap(buffer: ArrayBuffer): Memory {
+    return memoryAt(ptr(new Uint8Array(buffer)), buffer); // of a buffer that exists, so the address stays
   }
   #allocate(bytes: number): { address: Pointer; buffer: ArrayBuffer } {
     const room = Math.max(bytes, 64); // an empty tensor needs an address too: NULL would say that the operand is absent
@@ -130,7 +142,7 @@ export class Native {
         { bytes },
       );
     }
-    return { address, buffer: adopt(address, 0, room, null, this.#free) };
+    return { address, buffer: adopt(address, 0, Math.min(room, LARGEST_BUFFER), null, this.#free) };
   }
   /** The layout of a struct as the library reports it, `size;field=offset;...`. */
   layout(name: string): string {

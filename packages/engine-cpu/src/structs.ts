@@ -172,6 +172,29 @@ export const SEAL_PAGES = {
     to: 1304,
   },
 } as const;
+/** heed_norm_rope_append. */
+export const NORM_ROPE_APPEND = {
+  bytes: 1752,
+  fields: {
+    size: 0,
+    unit_offset: 4,
+    eps: 8,
+    pairing: 16,
+    rotary_dim: 20,
+    q: 24,
+    k: 168,
+    v: 312,
+    out: 456,
+    q_weight: 600,
+    k_weight: 744,
+    cos: 888,
+    sin: 1032,
+    positions: 1176,
+    k_pages: 1320,
+    v_pages: 1464,
+    slots: 1608,
+  },
+} as const;
 
 /** Every struct under its C name. */
 export const STRUCTS: Readonly<Record<string, Struct>> = {
@@ -192,6 +215,7 @@ export const STRUCTS: Readonly<Record<string, Struct>> = {
   heed_attention_backward: ATTENTION_BACKWARD,
   heed_paged_attention: PAGED_ATTENTION,
   heed_kv_append: KV_APPEND,
+  heed_norm_rope_append: NORM_ROPE_APPEND,
   heed_seal_pages: SEAL_PAGES,
 };
 /** Bytes that hold any block. */

@@ -1,7 +1,8 @@
 import { ArgumentError, DisposedError, type Engine, OutOfMemoryError } from "@heed/tensor";
-import { type TableEntry, TableMemory } from "./block-table.ts";
+import { TableMemory } from "./block-table.ts";
 import { StateError } from "./errors.ts";
 import { requireWhole } from "./state.ts";
+import type { StepEntry } from "./step-pages.ts";
 
 /** What the steps of a {@link FixedTable} have in common. */
 export interface FixedTableOptions {
@@ -9,7 +10,10 @@ export interface FixedTableOptions {
   readonly sequences: number;
   /** New tokens of every step, T; default one for each sequence. */
   readonly tokens?: number | undefined;
-  /** Most pages that the sequences of a step have together; default all of the cache. */
+  /**
+   * Most pages that the sequences of a step list together in any group, a shared page once for each; default the pages of the largest
+   * group.
+   */
   readonly pages?: number | undefined;
 }
 let memoryOfTable: (table: FixedTable) => TableMemory;
@@ -33,7 +37,7 @@ export class FixedTable {
     const { sequences, tokens = sequences, pages = totalPages } = options;
     requireWhole(sequences, 1, 2 ** 31 - 1, "sequences of a fixed table");
     requireWhole(tokens, 1, 2 ** 31 - 1, "tokens of a fixed table");
-    requireWhole(pages, 1, totalPages, "pages of a fixed table");
+    requireWhole(pages, 1, 2 ** 31 - 1, "pages of a fixed table");
     this.sequences = sequences;
     this.tokens = tokens;
     this.pages = pages;
@@ -56,10 +60,10 @@ export class FixedTable {
   }
 }
 /**
- * The memory of a table for a step of these entries, which then need `pages` pages. Throws ArgumentError when the step has another
+ * The memory of a table for a step of these entries, which list at most `pages` pages in a group. Throws ArgumentError when the step has another
  * shape, OutOfMemoryError when it has more pages, StateError, DisposedError.
  */
-export function claimFixed(table: FixedTable, entries: readonly TableEntry[], pages: number): TableMemory {
+export function claimFixed(table: FixedTable, entries: readonly StepEntry[], pages: number): TableMemory {
   const tokens = entries.reduce((sum, e) => sum + e.tokens, 0);
   if (entries.length !== table.sequences || tokens !== table.tokens) {
     throw new ArgumentError(

@@ -33,10 +33,10 @@ export class Held<D extends DType> {
   get size(): number {
     return this.byteLength / DTYPES[this.dtype].bytes;
   }
-  /** A tensor of `shape` over the elements from `offset` on. Throws DisposedError. */
-  view<S extends Shape>(shape: S, offset = 0): Tensor<D, S> {
+  /** A tensor of `shape` over the elements from `offset` on, contiguous unless strides say otherwise. Throws DisposedError. */
+  view<S extends Shape>(shape: S, offset = 0, strides: number[] = contiguousStrides(shape)): Tensor<D, S> {
     this.#storage.retain();
-    return new Tensor(this.engine, this.#storage, this.dtype, shape, contiguousStrides(shape), offset);
+    return new Tensor(this.engine, this.#storage, this.dtype, shape, strides, offset);
   }
   /** Gives up the memory; tensors over it keep it until they are disposed. Calling it again does nothing. */
   [Symbol.dispose](): void {
@@ -50,12 +50,22 @@ export class Held<D extends DType> {
 export class HeldTensor<D extends DType> {
   readonly #held: Held<D>;
   readonly #shape: Shape;
+  readonly #strides: number[];
   #tensor: Tensor<D>;
-  /** Throws OutOfMemoryError. */
-  constructor(engine: Engine, dtype: D, shape: Shape) {
+  /** Strides may order the elements otherwise, but without gaps. Throws OutOfMemoryError. */
+  constructor(engine: Engine, dtype: D, shape: Shape, strides: number[] = contiguousStrides(shape)) {
     this.#held = new Held(engine, dtype, sizeOf(shape));
     this.#shape = shape;
-    this.#tensor = this.#held.view(shape);
+    this.#strides = strides;
+    this.#tensor = this.#held.view(shape, 0, strides);
+  }
+  /** Number of elements. */
+  get size(): number {
+    return this.#held.size;
+  }
+  /** A tensor [size] over the elements from `offset` on, in the order of memory. Throws DisposedError. */
+  flat(offset: number, size: number): Tensor<D> {
+    return this.#held.view([size], offset) as Tensor as Tensor<D>;
   }
   /** Size in bytes. */
   get byteLength(): number {
@@ -63,7 +73,7 @@ export class HeldTensor<D extends DType> {
   }
   /** The tensor; made anew when a scope has disposed the last one. Throws DisposedError. */
   get tensor(): Tensor<D> {
-    if (this.#tensor.disposed) this.#tensor = this.#held.view(this.#shape);
+    if (this.#tensor.disposed) this.#tensor = this.#held.view(this.#shape, 0, this.#strides);
     return this.#tensor;
   }
   [Symbol.dispose](): void {

@@ -1,16 +1,38 @@
 import {
+  type AppendTarget,
   ArgumentError,
   type BlockTableReader,
   kvAppend,
   OutOfMemoryError,
   type PagedView,
-  type Tensor,
+  type Pages,
+  Tensor,
 } from "@heed/tensor";
-import { StepTable, type TableEntry, TableMemory } from "./block-table.ts";
+import { type GroupTable, StepTables, TableMemory } from "./block-table.ts";
 import { StateError } from "./errors.ts";
+import { pollFences } from "./fences.ts";
 import { claimFixed, type FixedTable } from "./fixed-table.ts";
-import { requireOpen, type Sequence, stateOf } from "./sequence.ts";
-import { type CacheState, grown, pagesFor, requireLive, requireWhole } from "./state.ts";
+import { requireOpen, requirePresent, type Sequence, stateOf } from "./sequence.ts";
+import {
+  type CacheState,
+  type GroupState,
+  grown,
+  pagesFor,
+  type Replaced,
+  requireLive,
+  requireWhole,
+} from "./state.ts";
+import {
+  choosePages,
+  dropReplaced,
+  returnPages,
+  type StepEntry,
+  type StepPages,
+  takePages,
+  unlistPages,
+} from "./step-pages.ts";
+import { expirePriorities, publishBlocks } from "./prefixes.ts";
+import { slide } from "./window.ts";
 
 /** New tokens for one sequence. With 0 the step reads the sequence and adds nothing. */
 export interface StepRequest {
@@ -18,13 +40,15 @@ export interface StepRequest {
   readonly tokens: number;
 }
 const MAX_ID = 2 ** 31 - 1;
+const MOST_TOKENS = 2 ** 31 - 1; // positions are int32
 
 /** Checks the requests and returns the entries of a step. */
-function entriesOf(cache: CacheState, requests: readonly StepRequest[]): TableEntry[] {
+function entriesOf(cache: CacheState, requests: readonly StepRequest[]): StepEntry[] {
   const call = ++cache.reserves;
   return requests.map(({ sequence, tokens }, at) => {
     const state = stateOf(sequence);
     requireOpen(state, "reserve");
+    requirePresent(state, "reserve");
     if (state.cache !== cache) {
       throw new ArgumentError(`[kvcache.reserve] request ${at} names a sequence of another cache`, { at });
     }
@@ -38,77 +62,62 @@ function entriesOf(cache: CacheState, requests: readonly StepRequest[]): TableEn
       );
     }
     requireWhole(tokens, 0, Number.MAX_SAFE_INTEGER, "tokens to reserve");
+    if (state.length + tokens > MOST_TOKENS) {
+      throw new OutOfMemoryError(
+        `[kvcache.reserve] a sequence has at most ${MOST_TOKENS} tokens; got ${state.length} and ${tokens} more`,
+        { length: state.length, tokens },
+      );
+    }
     state.lastReserve = call;
     return { sequence: state, tokens };
   });
 }
-/** Gives each sequence its pages for the step. */
-function takePages(cache: CacheState, entries: readonly TableEntry[]): void {
-  const { pool, layout } = cache;
-  for (const { sequence, tokens } of entries) {
-    const wanted = pagesFor(sequence.length + tokens, layout.pageSize);
-    sequence.pageIds = grown(sequence.pageIds, wanted);
-    while (sequence.pageCount < wanted) sequence.pageIds[sequence.pageCount++] = pool.take();
-  }
-}
-/** Undoes {@link takePages}: the free list becomes what it was, unless others have used it since. */
-function restorePages(cache: CacheState, entries: readonly TableEntry[]): void {
-  for (let n = entries.length - 1; n >= 0; n--) {
-    const { sequence } = entries[n]!;
-    const kept = pagesFor(sequence.length, cache.layout.pageSize);
-    while (sequence.pageCount > kept) cache.pool.restore(sequence.pageIds[--sequence.pageCount]!);
-  }
-}
-function requireRoom(cache: CacheState, entries: readonly TableEntry[]): void {
-  let needed = 0;
-  for (const { sequence, tokens } of entries) {
-    needed += pagesFor(sequence.length + tokens, cache.layout.pageSize) - sequence.pageCount;
-  }
-  const { free, count: total } = cache.pool;
-  if (needed <= free) return;
-  throw new OutOfMemoryError(
-    `[kvcache.reserve] the step needs ${needed} pages of ${cache.layout.pageSize} tokens, but ${free} of ${total} are free; release or truncate a sequence, or ask for fewer tokens`,
-    { needed, free, total },
-  );
-}
-/** Memory for the step's table: the caller's, or one that no other step uses. */
+/** Memory for the step's tables: the caller's, or one that no other step uses. */
 function takeMemory(
   cache: CacheState,
-  entries: readonly TableEntry[],
+  entries: readonly StepEntry[],
   table: FixedTable | undefined,
 ): TableMemory {
-  let pages = 0;
-  for (const e of entries) pages += pagesFor(e.sequence.length + e.tokens, cache.layout.pageSize);
   const memory =
     table === undefined
       ? (cache.idleTables.pop() ?? new TableMemory(cache.engine))
-      : claimFixed(table, entries, pages);
+      : claimFixed(table, entries, mostListed(cache, entries));
   memory.inUse = true;
   return memory;
+}
+/** Pages that the step's sequences will list in the group where they list most. */
+function mostListed(cache: CacheState, entries: readonly StepEntry[]): number {
+  const listed = cache.groups.map(({ layout }) => {
+    let pages = 0;
+    for (const e of entries) pages += pagesFor(e.sequence.length + e.tokens, layout.pageSize);
+    return pages;
+  });
+  return Math.max(...listed);
 }
 function giveBack(cache: CacheState, memory: TableMemory): void {
   memory.inUse = false;
   if (memory.fixedPages === 0) cache.idleTables.push(memory);
 }
-/** Opens a step: all of its pages and its table, or an error and no change. See {@link KvCache.reserve}. */
+/** Opens a step: all of its pages and its tables, or an error and no change. See {@link KvCache.reserve}. */
 export function openStep(
   cache: CacheState,
   requests: readonly StepRequest[],
   table: FixedTable | undefined,
 ): Step {
   const entries = entriesOf(cache, requests);
-  requireRoom(cache, entries);
+  pollFences(cache);
+  expirePriorities(cache);
   const memory = takeMemory(cache, entries, table);
+  let pages: StepPages | undefined;
   try {
-    takePages(cache, entries);
-    return new Step(
-      cache,
-      entries,
-      memory,
-      new StepTable(memory, entries, cache.layout.pageSize, cache.epoch + 1),
-    );
+    pages = choosePages(cache, entries);
+    const tables = new StepTables(memory, entries, cache.groups, cache.epoch + 1);
+    takePages(cache, pages);
+    const step = new Step(cache, entries, pages, memory, tables);
+    cache.observer?.({ op: "reserve", step, rows: entries.map((e) => [e.sequence, e.tokens]) });
+    return step;
   } catch (error) {
-    restorePages(cache, entries);
+    if (pages !== undefined) unlistPages(cache, entries, pages);
     giveBack(cache, memory);
     throw error;
   }
@@ -120,62 +129,93 @@ export function openStep(
  */
 export class Step implements BlockTableReader {
   readonly #cache: CacheState;
-  readonly #entries: readonly TableEntry[];
+  readonly #entries: readonly StepEntry[];
+  readonly #pages: StepPages;
   readonly #memory: TableMemory;
-  readonly #table: StepTable;
+  readonly #tables: StepTables;
   readonly #written: Uint8Array; // per layer
   #open = true;
 
   /** For the cache; users call `cache.reserve()`. */
-  constructor(cache: CacheState, entries: readonly TableEntry[], memory: TableMemory, table: StepTable) {
+  constructor(
+    cache: CacheState,
+    entries: readonly StepEntry[],
+    pages: StepPages,
+    memory: TableMemory,
+    tables: StepTables,
+  ) {
     this.#cache = cache;
     this.#entries = entries;
+    this.#pages = pages;
     this.#memory = memory;
-    this.#table = table;
+    this.#tables = tables;
     this.#written = new Uint8Array(cache.layout.layers);
     for (const { sequence, tokens } of entries) {
       sequence.step = this;
       sequence.pending = tokens;
     }
-    cache.epoch = table.epoch;
+    cache.epoch = tables.epoch;
     cache.steps.add(this);
   }
   /** New tokens of all sequences, T. */
   get tokens(): number {
-    return this.#table.positions.shape[0]!;
+    return this.#tables.tokens;
   }
   /** Whether the step was neither committed nor cancelled yet. */
   get isOpen(): boolean {
     return this.#open;
   }
-  /** Bytes of the step's table on the engine. */
+  /** Bytes of the step's tables on the engine. */
   get tableBytes(): number {
     return this.#memory.byteLength;
+  }
+  /** Tail pages that copies stand for until the step closes; for the cache's own books. */
+  get replaced(): readonly Replaced[] {
+    return this.#pages.replaced;
   }
   /** int32 [T]: the position of each new token in its sequence. Throws StateError when the step is closed. */
   get positions(): Tensor<"int32"> {
     this.#require("positions");
-    return this.#table.refresh().positions;
+    return this.#tables.positions;
   }
   /**
-   * Stores the new rows of one layer, k [T, Hkv, D] and v [T, Hkv, Dv], converted to the cache's dtype; no v where the cache has
+   * Stores the new rows of one layer, k [T, Hkv, D] and v [T, Hkv, Dv], converted to its group's dtype; no v where the group has
    * values in keys. Writing a layer again replaces its rows; after a write that failed the layer counts as not written. Throws
    * ArgumentError (no such layer; a v too many or none), ShapeError, DTypeError, DeviceError, StateError, DisposedError.
    */
   write(layer: number, k: Tensor, v?: Tensor): void {
     this.#requireLayer(layer, "write");
     this.#written[layer] = 0; // if the engine fails half way, the rows are a mixture
-    this.#requireValues(v);
-    const keys = this.#cache.kPages[layer]!.tensor;
-    const { slots } = this.#table.refresh();
-    if (v !== undefined) kvAppend(k, v, keys, this.#cache.vPages[layer]!.tensor, slots);
+    const { storage, layout } = this.#groupOf(layer);
+    requireValues(layout.valuesInKeys, v);
+    const at = this.#cache.indexOf[layer]!;
+    const keys = storage.k(at);
+    const { slots } = this.#tables.table(this.#cache.groupOf[layer]!);
+    if (v !== undefined) kvAppend(k, v, keys, storage.v(at), slots);
     else {
       // The values are written with the keys: 0 columns are left of them.
       using rows = k.slice(-1, 0, 0);
-      using pages = keys.slice(-1, 0, 0);
+      using none = (keys instanceof Tensor ? keys : keys.codes).slice(-1, 0, 0);
+      const pages = keys instanceof Tensor ? none : { ...keys, codes: none as Tensor as Tensor<"uint8"> };
       kvAppend(k, rows, keys, pages, slots);
     }
     this.#written[layer] = 1;
+  }
+  /**
+   * As {@link write}, by `append`, which puts the new rows of every slot into the given pages; it converts to their dtype. Returns
+   * false, having called nothing, where the layer has values in keys or quantised pages. Same errors, and those of `append`.
+   */
+  writeWith(layer: number, append: (target: AppendTarget) => void): boolean {
+    this.#requireLayer(layer, "write");
+    const { storage, layout } = this.#groupOf(layer);
+    const at = this.#cache.indexOf[layer]!;
+    const [kPages, vPages] = [storage.k(at), storage.v(at)];
+    if (layout.valuesInKeys || !(kPages instanceof Tensor) || !(vPages instanceof Tensor)) return false;
+    this.#written[layer] = 0;
+    const { slots } = this.#tables.table(this.#cache.groupOf[layer]!);
+    append({ kPages, vPages, slots });
+    this.#written[layer] = 1;
+    return true;
   }
   /**
    * Says that a replayed tape has written the rows of every layer, which this step cannot see. The tape must have been recorded over a
@@ -186,10 +226,10 @@ export class Step implements BlockTableReader {
     this.#written.fill(1);
   }
   /**
-   * The layer's pages and the table of this step, valid until the step closes. Throws ArgumentError (no such layer), StateError when
+   * The pages of the layer's group and their table for this step, valid until the step closes. Throws ArgumentError (no such layer), StateError when
    * the layer has not been written (its new rows would be whatever the pages held) or the step is closed.
    */
-  view(layer: number): PagedView {
+  view(layer: number): PagedView<Pages> & { readonly table: GroupTable } {
     this.#requireLayer(layer, "view");
     if (this.#written[layer] === 0 && this.tokens > 0) {
       throw new StateError(
@@ -197,16 +237,15 @@ export class Step implements BlockTableReader {
         { layer },
       );
     }
-    return {
-      kPages: this.#cache.kPages[layer]!.tensor,
-      vPages: this.#cache.vPages[layer]!.tensor,
-      table: this.#table.refresh(),
-    };
+    const { storage } = this.#groupOf(layer);
+    const at = this.#cache.indexOf[layer]!;
+    const table = this.#tables.table(this.#cache.groupOf[layer]!);
+    return { kPages: storage.k(at), vPages: storage.v(at), table };
   }
   /**
-   * Makes the new tokens part of their sequences and closes the step. `ids` [T], whole numbers from 0 to 2^31 - 1, are kept for
-   * `sequence.tokenIds`. Throws StateError unless every layer has written, ArgumentError for ids that do not fit; then the step
-   * stays open and nothing has changed.
+   * Makes the new tokens part of their sequences, lets go of pages behind windows, and closes the step. `ids` [T], whole numbers from 0
+   * to 2^31 - 1, are kept for `sequence.tokenIds`. Throws StateError unless every layer has written, ArgumentError for ids that do not
+   * fit; then the step stays open and nothing has changed.
    */
   commit(ids?: ArrayLike<number>): void {
     this.#require("commit");
@@ -219,25 +258,38 @@ export class Step implements BlockTableReader {
     }
     if (ids !== undefined) this.#checkIds(ids);
     this.#growIds(ids !== undefined);
-    let at = 0;
-    for (const { sequence, tokens } of this.#entries) {
-      const { tokenIds, length } = sequence;
-      for (let t = 0; t < tokens && tokenIds !== undefined; t++) tokenIds[length + t] = ids?.[at + t] ?? -1;
-      sequence.length += tokens;
-      at += tokens;
-    }
-    this.#cache.tokens += at;
+    this.#append(ids);
+    this.#cache.tokens += this.tokens;
+    dropReplaced(this.#cache, this.#pages);
     this.#close();
+    for (const { sequence, tokens } of this.#entries) {
+      if (tokens === 0) continue;
+      publishBlocks(this.#cache, sequence);
+      slide(this.#cache, sequence);
+    }
+    this.#cache.observer?.({ op: "commit", step: this, ids });
   }
   /** Gives the room back and closes the step; lengths and the order of free pages stay as before it. Throws StateError when closed. */
   cancel(): void {
     this.#require("cancel");
-    restorePages(this.#cache, this.#entries);
+    returnPages(this.#cache, this.#entries, this.#pages);
     this.#close();
+    this.#cache.observer?.({ op: "cancel", step: this });
   }
   /** Cancels the step if it is still open. */
   [Symbol.dispose](): void {
     if (this.#open) this.cancel();
+  }
+  #append(ids: ArrayLike<number> | undefined): void {
+    let at = 0;
+    for (const { sequence, tokens } of this.#entries) {
+      const { tokenIds, length } = sequence;
+      if (tokenIds !== undefined) {
+        for (let t = 0; t < tokens; t++) tokenIds[length + t] = ids === undefined ? -1 : ids[at + t]!;
+      }
+      sequence.length += tokens;
+      at += tokens;
+    }
   }
   #checkIds(ids: ArrayLike<number>): void {
     if (ids.length !== this.tokens) {
@@ -246,7 +298,10 @@ export class Step implements BlockTableReader {
         ids: ids.length,
       });
     }
-    for (let t = 0; t < ids.length; t++) requireWhole(ids[t], 0, MAX_ID, `id ${t}`);
+    for (let t = 0; t < ids.length; t++) {
+      const id = ids[t]!;
+      if (!(Number.isInteger(id) && id >= 0 && id <= MAX_ID)) requireWhole(id, 0, MAX_ID, `id ${t}`);
+    }
   }
   /** Makes room for ids where they are given now or were before, before any length moves. */
   #growIds(given: boolean): void {
@@ -264,7 +319,7 @@ export class Step implements BlockTableReader {
       sequence.step = undefined;
       sequence.pending = 0;
     }
-    this.#table.close();
+    this.#tables.close();
     giveBack(this.#cache, this.#memory);
     this.#cache.steps.delete(this);
   }
@@ -275,18 +330,20 @@ export class Step implements BlockTableReader {
         what,
       });
   }
-  #requireValues(v: Tensor | undefined): void {
-    const { valuesInKeys } = this.#cache.layout;
-    if ((v === undefined) === valuesInKeys) return;
-    throw new ArgumentError(
-      valuesInKeys
-        ? "[kvcache.write] this cache has values in keys; write(layer, k) takes no v"
-        : "[kvcache.write] v is missing: write(layer, k, v), or give the cache the option valuesInKeys",
-      { valuesInKeys },
-    );
+  #groupOf(layer: number): GroupState {
+    return this.#cache.groups[this.#cache.groupOf[layer]!]!;
   }
   #requireLayer(layer: number, what: string): void {
     this.#require(what);
     requireWhole(layer, 0, this.#written.length - 1, "layer");
   }
+}
+function requireValues(valuesInKeys: boolean, v: Tensor | undefined): void {
+  if ((v === undefined) === valuesInKeys) return;
+  throw new ArgumentError(
+    valuesInKeys
+      ? "[kvcache.write] this layer has values in keys; write(layer, k) takes no v"
+      : "[kvcache.write] v is missing: write(layer, k, v), or give the cache the option valuesInKeys",
+    { valuesInKeys },
+  );
 }

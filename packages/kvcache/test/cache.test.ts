@@ -9,7 +9,7 @@ import {
 } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import { KvCache, StateError } from "../src/index.ts";
-import { append, booksOf, contents, expected, idsFrom, poisonedCache } from "./fixtures.ts";
+import { append, poolOf, contents, expected, idsFrom, poisonedCache } from "./fixtures.ts";
 
 const sizes = { layers: 2, numKvHeads: 2, headDim: 4, engine: "portable" } as const;
 
@@ -18,12 +18,22 @@ describe("KvCache options", () => {
     using cache = new KvCache({ ...sizes, maxPages: 1 });
     expect(cache.layout).toEqual({
       layers: 2,
-      numKvHeads: 2,
-      headDim: 4,
-      valueHeadDim: 4,
-      valuesInKeys: false,
-      pageSize: 64,
-      dtype: "float32",
+      groups: [
+        {
+          layers: [0, 1],
+          numKvHeads: 2,
+          headDim: 4,
+          valueHeadDim: 4,
+          valuesInKeys: false,
+          window: Infinity,
+          sinks: 0,
+          pageSize: 64,
+          layout: "head-major",
+          dtype: "float32",
+        },
+      ],
+      blockTokens: 64,
+      draftMargin: 0,
     });
   });
   test("maxBytes bounds all pages, the null page included", () => {
@@ -152,7 +162,7 @@ describe("reset", () => {
     a.release();
     b.release();
     cache.reset();
-    expect(Array.from(booksOf(cache).pool.freePages())).toEqual(idsFrom(1, 12));
+    expect(Array.from(poolOf(cache).freePages())).toEqual(idsFrom(1, 12));
   });
 });
 describe("a disposed cache", () => {
@@ -211,6 +221,6 @@ describe("known orders of pages", () => {
     append(cache, [[b, idsFrom(0, 48)]]);
     a.release();
     b.release();
-    expect(Array.from(booksOf(cache).pool.freePages())).toEqual([10, 6, 5, 4, 3, 2, 1, 9, 8, 7]);
+    expect(Array.from(poolOf(cache).freePages())).toEqual([10, 6, 5, 4, 3, 2, 1, 9, 8, 7]);
   });
 });

@@ -1,50 +1,35 @@
 /** Whatever call into the engine fails, the operation changes nothing. */
-import { portable } from "@heed/engine-cpu";
-import { type Engine, memoryUsage, OutOfMemoryError } from "@heed/tensor";
+import { memoryUsage, OutOfMemoryError } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import type { KvCache, Sequence } from "../src/index.ts";
 import {
   append,
-  booksOf,
+  poolOf,
   contents,
   expected,
+  faulty,
   floats,
   idsFrom,
   poisonedCache,
   rowsFor,
+  usage,
   writeLayer,
 } from "./fixtures.ts";
 
-/** The portable engine, whose n-th call to alloc, upload or copy from `arm(n)` on throws once. */
-function faultyEngine(): { engine: Engine; arm: (n: number) => void; fired: () => boolean } {
-  const good = portable();
-  let left = Infinity;
-  const tick = (): void => {
-    if (--left === 0) throw new OutOfMemoryError("[test] no memory");
-  };
-  const engine: Engine = {
-    ...good,
-    alloc: (bytes) => (tick(), good.alloc(bytes)),
-    upload: (values, out) => (tick(), good.upload(values, out)),
-    copy: (x, out) => (tick(), good.copy(x, out)),
-  };
-  return { engine, arm: (n) => (left = n), fired: () => left <= 0 };
-}
 /** All that can be seen of a cache and its sequences. */
 function snapshot(cache: KvCache, sequences: readonly Sequence[]): unknown {
-  const { bytes: _, ...stats } = cache.stats(); // an idle table's memory may have grown
   const of = (s: Sequence): unknown => [
     s.length,
     s.pages,
     s.tokenIds,
     [0, 1].map((layer) => contents(cache, s, layer)),
   ];
-  return { stats, free: booksOf(cache).pool.freePages(), sequences: sequences.map(of) };
+  return { usage: usage(cache), free: poolOf(cache).freePages(), sequences: sequences.map(of) };
 }
 
 describe("when the engine fails", () => {
   test("a cache that cannot be allocated in full leaves no memory behind", () => {
-    const { engine, arm, fired } = faultyEngine();
+    const { engine, arm, fired } = faulty();
     const before = memoryUsage();
     for (let n = 1; n <= 4; n++) {
       arm(n);
@@ -55,7 +40,7 @@ describe("when the engine fails", () => {
     }
   });
   test("reserve changes nothing, at each call that can fail, and works afterwards", () => {
-    const { engine, arm, fired } = faultyEngine();
+    const { engine, arm, fired } = faulty();
     const start = memoryUsage().storages;
     let failures = 0;
     for (let n = 1; ; n++) {
@@ -81,8 +66,28 @@ describe("when the engine fails", () => {
     }
     expect(failures).toBe(2); // the table's memory, the table's upload
   });
+  test("after a table that could not grow, or not be sent, the next one is right", () => {
+    for (const fault of [1, 2]) {
+      const { engine, arm } = faulty();
+      using cache = poisonedCache({ engine, maxPages: 400 });
+      const [a, b] = [cache.open(), cache.open()] as const;
+      append(cache, [
+        [a, idsFrom(0, 30)],
+        [b, idsFrom(50, 9)],
+      ]);
+      const requests = [a, b].map((sequence) => ({ sequence, tokens: 1 }));
+      cache.reserve(requests).cancel();
+      arm(fault);
+      expect(() => cache.reserve([{ sequence: a, tokens: 900 }])).toThrow(OutOfMemoryError);
+      arm(Infinity);
+      using step = cache.reserve(requests);
+      step.markWritten();
+      const { indices } = step.view(0).table;
+      expect(Array.from(indices.data)).toEqual([...a.pages, ...b.pages]);
+    }
+  });
   test("a write that fails leaves the layer unwritten, the step open and what was committed as it was", () => {
-    const { engine, arm, fired } = faultyEngine();
+    const { engine, arm, fired } = faulty();
     using cache = poisonedCache({ engine });
     using sequence = cache.open();
     append(cache, [[sequence, idsFrom(0, 6)]]);

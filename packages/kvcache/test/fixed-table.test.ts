@@ -1,7 +1,15 @@
 import { ArgumentError, DisposedError, memoryUsage, OutOfMemoryError } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import { type FixedTable, type KvCache, type Sequence, StateError, type Step } from "../src/index.ts";
-import { append, gathered, idsFrom, poisonedCache, writeLayer } from "./fixtures.ts";
+import {
+  append,
+  expected,
+  gathered,
+  idsFrom,
+  poisonedCache,
+  poisonedGroups,
+  writeLayer,
+} from "./fixtures.ts";
 
 const PARTS = ["queryIndptr", "indptr", "indices", "lengths", "slots"] as const;
 const where = (step: Step): unknown => {
@@ -52,7 +60,7 @@ describe("a fixed table", () => {
       const values = PARTS.map((part) =>
         Array.from(view.table[part].data.subarray(0, part === "indices" ? pages : undefined)),
       );
-      return [values, [...step.positions.data], gathered(cache, view, 0), gathered(cache, view, 1)];
+      return [values, [...step.positions.data], gathered(view, 0), gathered(view, 1)];
     });
     expect(seen[1]).toEqual(seen[0]);
   });
@@ -114,7 +122,7 @@ describe("a fixed table", () => {
     expect(step.isOpen).toBe(false);
     expect(() => cache.fixedTable({ sequences: 1 })).toThrow(DisposedError);
   });
-  test.each([{ sequences: 0 }, { sequences: 1.5 }, { sequences: 1, tokens: 0 }, { sequences: 1, pages: 99 }])(
+  test.each([{ sequences: 0 }, { sequences: 1.5 }, { sequences: 1, tokens: 0 }, { sequences: 1, pages: 0 }])(
     "options %o are an ArgumentError",
     (options) => {
       using cache = poisonedCache();
@@ -123,6 +131,40 @@ describe("a fixed table", () => {
   );
 });
 
+test("a fixed table over groups lies at one place while a window slides and a fork parts", () => {
+  const rows = { numKvHeads: 1, headDim: 2, maxPages: 20 };
+  using cache = poisonedGroups({
+    groups: [
+      { ...rows, layers: [0], pageSize: 2, window: 3 },
+      { ...rows, layers: [1], pageSize: 4 },
+    ],
+  });
+  const a = cache.open();
+  append(cache, [[a, idsFrom(0, 5)]]);
+  const [b] = a.fork() as [Sequence];
+  using table = cache.fixedTable({ sequences: 2, pages: 24 });
+  const ids = [a, b].map((_, n) => [...idsFrom(0, 5), ...idsFrom(100 * (n + 1), 15)]);
+  let first: unknown;
+  for (let t = 5; t < 20; t++) {
+    using step = next(cache, table, a, b);
+    for (const layer of [0, 1]) writeLayer(cache, step, [ids[0]![t]!, ids[1]![t]!], layer);
+    const place = [0, 1].map((layer) =>
+      PARTS.map((part) => step.view(layer).table[part]).map((x) => [x.storage, x.offset, x.shape]),
+    );
+    expect(place).toEqual((first ??= place) as typeof place);
+    for (const n of [0, 1]) {
+      const [seen, should] = [gathered(step.view(1), n), expected(cache, ids[n]!.slice(0, t + 1), 1)];
+      expect(seen).toEqual(should);
+      const local = expected(cache, ids[n]!.slice(0, t + 1), 0);
+      expect(gathered(step.view(0), n).k.slice(-6)).toEqual(local.k.slice(-6));
+    }
+    step.commit([ids[0]![t]!, ids[1]![t]!]);
+  }
+  cache.check();
+  const many = a.fork(10); // each lists all of its pages: 11 * 5 in the second group
+  using wide = cache.fixedTable({ sequences: 11, pages: 54 });
+  expect(() => next(cache, wide, a, ...many)).toThrow(OutOfMemoryError);
+});
 test("a step whose rows a tape wrote can be read and committed", () => {
   using cache = poisonedCache();
   const a = cache.open();

@@ -1,16 +1,34 @@
 import "@heed/engine-cpu";
-import { decodeArray, encodeArray, gatherPages, type PageTable as HostTable, poison } from "@heed/testkit";
+import {
+  floatView,
+  decodeArray,
+  encodeArray,
+  gatherPages,
+  type PageTable as HostTable,
+  poison,
+} from "@heed/testkit";
 import {
   type DTypeArrays,
   type Engine,
   type FloatDType,
+  getEngine,
+  OutOfMemoryError,
   type PagedView,
+  type Pages,
   type PageTable,
   scope,
   type Tensor,
   tensor,
 } from "@heed/tensor";
-import { KvCache, type KvCacheOptions, type Sequence, type Step } from "../src/index.ts";
+import {
+  type BlockPool,
+  type GroupedCacheOptions,
+  type GroupLayout,
+  KvCache,
+  type KvCacheOptions,
+  type Sequence,
+  type Step,
+} from "../src/index.ts";
 import { stateOf } from "../src/sequence.ts";
 import type { CacheState } from "../src/state.ts";
 
@@ -22,13 +40,60 @@ export function poisonedCache(options: Partial<KvCacheOptions> = {}): KvCache {
   poisonAll(cache);
   return cache;
 }
+/** A cache of groups whose pages all hold NaN, the null page included. */
+export function poisonedGroups(options: GroupedCacheOptions): KvCache {
+  const cache = new KvCache({ engine: "portable", ...options });
+  poisonAll(cache);
+  return cache;
+}
+/** An engine whose n-th call to alloc, upload or copy from `arm(n)` on throws once. */
+export interface Faulty {
+  readonly engine: Engine;
+  readonly arm: (n: number) => void;
+  readonly fired: () => boolean;
+}
+/** {@link Faulty} over the engine of this name. */
+export function faulty(name = "portable"): Faulty {
+  const good = getEngine(name);
+  let left = Infinity;
+  const tick = (): void => {
+    if (--left === 0) throw new OutOfMemoryError("[test] no memory");
+  };
+  const engine: Engine = {
+    ...good,
+    alloc: (bytes) => (tick(), good.alloc(bytes)),
+    upload: (values, out) => (tick(), good.upload(values, out)),
+    copy: (x, out) => (tick(), good.copy(x, out)),
+  };
+  return { engine, arm: (n) => (left = n), fired: () => left <= 0 };
+}
 /** Fills every row of every page with NaN, those in use as well. */
 export function poisonAll(cache: KvCache): void {
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
-    const { kPages, vPages } = step.view(layer);
-    for (const pages of [kPages, vPages]) poison(pages.data as Float32Array, { dtype: cache.layout.dtype });
+    const { dtype, valuesInKeys } = layoutOf(cache, layer);
+    const { kPages, vPages } = floatView(step.view(layer));
+    for (const pages of valuesInKeys ? [kPages] : [kPages, vPages])
+      scope(() =>
+        poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, {
+          dtype: dtype as FloatDType,
+        }),
+      );
   }
+}
+/** What the group of one layer stores; of a layer that does not exist, what the first group does. */
+export function layoutOf(cache: KvCache, layer: number): GroupLayout {
+  const { groups } = cache.layout;
+  return groups.find(({ layers }) => layers.includes(layer)) ?? groups[0]!;
+}
+/** Stats without what only ever rises: memory for tables, and pages touched. */
+export function usage(cache: KvCache): unknown {
+  const { bytes: _, touchedBytes: __, groups, ...rest } = cache.stats();
+  return { ...rest, groups: groups.map(({ touchedBytes: ___, ...group }) => group) };
+}
+/** The page books of one group. */
+export function poolOf(cache: KvCache, group = 0): BlockPool {
+  return booksOf(cache).groups[group]!.pool;
 }
 /** The books of a cache, for tests that look inside or break them. */
 export function booksOf(cache: KvCache): CacheState {
@@ -42,12 +107,12 @@ export function element(id: number, layer: number, part: "k" | "v", h: number, d
 }
 /** The rows of one layer for tokens with these ids, [ids.length, Hkv, width] row-major. */
 export function rowsFor(cache: KvCache, ids: ArrayLike<number>, layer: number, part: "k" | "v"): number[] {
-  const { numKvHeads, headDim, valueHeadDim } = cache.layout;
+  const { numKvHeads, headDim, valueHeadDim, valuesInKeys } = layoutOf(cache, layer);
   const width = part === "k" ? headDim : valueHeadDim;
   const rows: number[] = [];
   for (let t = 0; t < ids.length; t++) {
     for (let h = 0; h < numKvHeads; h++) {
-      for (let d = 0; d < width; d++) rows.push(element(ids[t]!, layer, part, h, d));
+      for (let d = 0; d < width; d++) rows.push(element(ids[t]!, layer, valuesInKeys ? "k" : part, h, d));
     }
   }
   return rows;
@@ -63,11 +128,17 @@ export function floats(
 }
 /** Writes one layer's rows of a step whose tokens have these ids. */
 export function writeLayer(cache: KvCache, step: Step, ids: ArrayLike<number>, layer: number): void {
-  const { numKvHeads, headDim, valueHeadDim, dtype } = cache.layout;
+  const { numKvHeads, headDim, valueHeadDim, valuesInKeys, dtype } = layoutOf(cache, layer);
   scope(() => {
     const make = (part: "k" | "v", width: number): Tensor =>
-      floats(rowsFor(cache, ids, layer, part), [ids.length, numKvHeads, width], dtype, cache.engine);
-    step.write(layer, make("k", headDim), make("v", valueHeadDim));
+      floats(
+        rowsFor(cache, ids, layer, part),
+        [ids.length, numKvHeads, width],
+        dtype as FloatDType,
+        cache.engine,
+      );
+    if (valuesInKeys) step.write(layer, make("k", headDim));
+    else step.write(layer, make("k", headDim), make("v", valueHeadDim));
   });
 }
 /** Appends tokens with these ids to sequences, one list each, in one step. */
@@ -92,22 +163,22 @@ export function hostTable(table: PageTable, pageSize: number): HostTable {
     lengths: lengths.data.slice(),
   };
 }
-/** The elements of pages as float64. */
+/** The elements of pages as float64, row-major. */
 export function pageValues(pages: Tensor): Float64Array {
-  return decodeArray(pages.dtype as FloatDType, pages.data as ArrayLike<number>);
+  return scope(() => decodeArray(pages.dtype as FloatDType, pages.contiguous().data as ArrayLike<number>));
 }
 /** Keys and values of the n-th sequence of a view, [length, Hkv, width] row-major each. */
-export function gathered(cache: KvCache, view: PagedView, n: number): { k: number[]; v: number[] } {
-  const { numKvHeads: Hkv, headDim, valueHeadDim, pageSize } = cache.layout;
-  const table = hostTable(view.table, pageSize);
-  const read = (pages: Tensor, width: number): number[] =>
-    Array.from(gatherPages(pageValues(pages), table, n, { Hkv, width }));
-  return { k: read(view.kPages, headDim), v: read(view.vPages, valueHeadDim) };
+export function gathered(paged: PagedView<Pages>, n: number): { k: number[]; v: number[] } {
+  const view = floatView(paged);
+  const table = hostTable(view.table, view.kPages.shape[2]!);
+  const read = (pages: Tensor): number[] =>
+    Array.from(gatherPages(pageValues(pages), table, n, { Hkv: pages.shape[1]!, width: pages.shape[3]! }));
+  return { k: read(view.kPages), v: read(view.vPages) };
 }
 /** What a layer holds for one sequence outside of a step. */
 export function contents(cache: KvCache, sequence: Sequence, layer: number): { k: number[]; v: number[] } {
   using step = cache.reserve([{ sequence, tokens: 0 }]);
-  return gathered(cache, step.view(layer), 0);
+  return gathered(step.view(layer), 0);
 }
 /** What a layer should hold for tokens with these ids. */
 export function expected(

@@ -10,6 +10,7 @@ import {
   type Tensor,
 } from "@heed/tensor";
 import {
+  floatView,
   assertClose,
   assertFusedBound,
   createRng,
@@ -81,7 +82,7 @@ function write(
   scope(() => {
     const join = (part: 0 | 1): number[] =>
       rows.flatMap((list) => list.filter((_, i) => i % 2 === part).flatMap((row) => Array.from(row)));
-    const { dtype } = cache.layout;
+    const dtype = cache.layout.groups[0]!.dtype as FloatDType;
     const make = (part: 0 | 1, width: number): Tensor =>
       floats(join(part), [step.tokens, HKV, width], dtype, cache.engine.name);
     step.write(0, make(0, D), make(1, DV));
@@ -135,7 +136,7 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
           using cache = shuffledCache(batch, dtype, engine, batch.seed);
           using step = stepOf(cache, batch);
           scope(() => {
-            const view = step.view(0);
+            const view = floatView(step.view(0));
             poisonUnused(view, dtype);
             const q = queries(step, batch, dtype, engine);
             if (step.tokens === 0) return;
@@ -176,12 +177,12 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
           using cache = shuffledCache(batch, "float32", engine, 1);
           using step = stepOf(cache, batch);
           scope(() => {
-            const view = step.view(0);
+            const view = floatView(step.view(0));
             const paged = read(pagedAttention(queries(step, batch, "float32", engine), view, { fused }));
             let at = 0;
             batch.sequences.forEach((s, n) => {
               if (s.queries === 0) return;
-              const rows = gathered(cache, view, n);
+              const rows = gathered(view, n);
               const length = s.cached + s.queries;
               const q = queries(step, batch, "float32", engine)
                 .slice(0, at, at + s.queries)
@@ -208,7 +209,7 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
       using cache = shuffledCache(batch(cached, n), "float64", engine, 2);
       using step = stepOf(cache, batch(cached, n));
       return scope(() => {
-        const view = step.view(0);
+        const view = floatView(step.view(0));
         if (change) {
           using row = view.vPages.select(0, view.table.indices.data[0]!).slice(1, 0, 1);
           fill(row, 3);
@@ -235,10 +236,10 @@ describe.each(engines)("attention over the cache on %s", (engine) => {
     using sequence = cache.open();
     using step = write(cache, [[sequence, 5]], () => createRng(4));
     scope(() => {
-      const { kPages } = step.view(0);
+      const { kPages } = floatView(step.view(0));
       const changed = floats(new Float64Array(kPages.size).fill(2), kPages.shape, "float32", engine);
       copyInto(changed, kPages);
-      expect(gathered(cache, step.view(0), 0).k).toEqual(new Array(5 * HKV * D).fill(2));
+      expect(gathered(step.view(0), 0).k).toEqual(new Array(5 * HKV * D).fill(2));
     });
   });
 });

@@ -3,7 +3,7 @@ import { ArgumentError, DisposedError, pagedAttention, scope, type Tensor } from
 import { describe, expect, test } from "bun:test";
 import {
   append,
-  booksOf,
+  poolOf,
   contents,
   expected,
   floats,
@@ -136,14 +136,14 @@ describe("the cache", () => {
       [a, idsFrom(0, 8)],
       [b, idsFrom(0, 8)],
     ]);
-    const references = [1, 2, 3, 4, 5, 6].map((page) => booksOf(cache).pool.references(page));
+    const references = [1, 2, 3, 4, 5, 6].map((page) => poolOf(cache).references(page));
     expect(() =>
       cache.reserve([
         { sequence: a, tokens: 4 },
         { sequence: b, tokens: 8 },
       ]),
     ).toThrow("needs 3 pages");
-    expect([1, 2, 3, 4, 5, 6].map((page) => booksOf(cache).pool.references(page))).toEqual(references);
+    expect([1, 2, 3, 4, 5, 6].map((page) => poolOf(cache).references(page))).toEqual(references);
   });
   test("changes nothing of one sequence by what another does in the same step", () => {
     using cache = poisonedCache();
@@ -173,7 +173,7 @@ describe("the cache", () => {
           "float32",
           "portable",
         ) as Tensor<"float32">;
-        expect(gathered(cache, step.view(0), 0)).toEqual(expected(cache, [1, 2], 0));
+        expect(gathered(step.view(0), 0)).toEqual(expected(cache, [1, 2], 0));
         return Array.from(pagedAttention(q, step.view(0)).data);
       });
     };

@@ -11,12 +11,13 @@ import { describe, expect, test } from "bun:test";
 import { type KvCache, type Sequence, StateError, type Step } from "../src/index.ts";
 import {
   append,
-  booksOf,
+  poolOf,
   contents,
   expected,
   gathered,
   idsFrom,
   poisonedCache,
+  usage,
   writeLayer,
 } from "./fixtures.ts";
 
@@ -63,8 +64,8 @@ describe("reserve", () => {
     const ids = idsFrom(8, 1502);
     writeLayer(cache, step, ids, 0);
     const view = step.view(0);
-    expect(gathered(cache, view, 0)).toEqual(expected(cache, [7, 8, 9], 0));
-    expect(gathered(cache, view, 1)).toEqual(expected(cache, idsFrom(10, 1500), 0));
+    expect(gathered(view, 0)).toEqual(expected(cache, [7, 8, 9], 0));
+    expect(gathered(view, 1)).toEqual(expected(cache, idsFrom(10, 1500), 0));
     expect(Array.from(step.positions.data)).toEqual([1, 2, ...idsFrom(0, 1500)]);
   });
   test("every table has a higher epoch than the last", () => {
@@ -81,7 +82,7 @@ describe("reserve", () => {
     using cache = poisonedCache({ maxPages: 5 });
     const [a, b] = [cache.open(), cache.open()] as const;
     append(cache, [[a, idsFrom(0, 6)]]);
-    const free = booksOf(cache).pool.freePages();
+    const free = poolOf(cache).freePages();
     const stats = cache.stats();
     expect(() => reserve(cache, [b, 9], [a, 3])).toThrow(
       expect.objectContaining({ constructor: OutOfMemoryError, details: { needed: 4, free: 3, total: 5 } }),
@@ -90,7 +91,7 @@ describe("reserve", () => {
     expect(() => reserve(cache, [a, Number.MAX_SAFE_INTEGER], [b, Number.MAX_SAFE_INTEGER])).toThrow(
       OutOfMemoryError,
     );
-    expect(booksOf(cache).pool.freePages()).toEqual(free);
+    expect(poolOf(cache).freePages()).toEqual(free);
     expect(cache.stats()).toEqual(stats);
     expect([a.length, a.pages.length, b.pages.length]).toEqual([6, 2, 0]);
     cache.check();
@@ -108,6 +109,14 @@ describe("reserve", () => {
       cache.check();
     },
   );
+  test("positions are int32: a sequence never has 2^31 tokens, whatever its window lets go of", () => {
+    using cache = poisonedCache({ window: 4 });
+    const sequence = cache.open();
+    append(cache, [[sequence, [1]]]);
+    expect(() => reserve(cache, [sequence, 2 ** 31 - 1])).toThrow("at most 2147483647 tokens");
+    expect(() => reserve(cache, [sequence, 2 ** 31 - 2])).toThrow("pages of 4 tokens");
+    cache.check();
+  });
   test("a sequence is in one open step at a time, and once in a step", () => {
     using cache = poisonedCache();
     const [a, b] = [cache.open(), cache.open()] as const;
@@ -133,7 +142,7 @@ describe("reserve", () => {
     using sequence = cache.open();
     append(cache, [[sequence, [3, 4]]]);
     const step = reserve(cache, [sequence, 0]);
-    expect(gathered(cache, step.view(1), 0)).toEqual(expected(cache, [3, 4], 1));
+    expect(gathered(step.view(1), 0)).toEqual(expected(cache, [3, 4], 1));
     step.commit([]);
     expect(sequence.length).toBe(2);
     const empty = cache.reserve([]);
@@ -149,7 +158,7 @@ describe("write and view", () => {
     append(cache, [[sequence, idsFrom(0, 3)]]);
     using step = reserve(cache, [sequence, 4]);
     writeLayer(cache, step, idsFrom(10, 4), 1);
-    expect(gathered(cache, step.view(1), 0)).toEqual(expected(cache, [0, 1, 2, 10, 11, 12, 13], 1));
+    expect(gathered(step.view(1), 0)).toEqual(expected(cache, [0, 1, 2, 10, 11, 12, 13], 1));
     expect(sequence.length).toBe(3);
   });
   test("viewing a layer that has not written is an error", () => {
@@ -207,9 +216,7 @@ describe("write and view", () => {
     for (const layer of [0, 1]) {
       scope(() => writeLayer(cache, step, idsFrom(0, 40), layer));
       scope(() => expect(Array.from(step.positions.data)).toEqual(idsFrom(0, 40)));
-      scope(() =>
-        expect(gathered(cache, step.view(layer), 0)).toEqual(expected(cache, idsFrom(0, 40), layer)),
-      );
+      scope(() => expect(gathered(step.view(layer), 0)).toEqual(expected(cache, idsFrom(0, 40), layer)));
     }
     step.commit();
     expect(contents(cache, sequence, 0)).toEqual(expected(cache, idsFrom(0, 40), 0));
@@ -284,13 +291,13 @@ describe("cancel", () => {
       [b, idsFrom(20, 9)],
     ]);
     b.truncate(2); // the free list is out of order
-    const before = { free: booksOf(cache).pool.freePages(), stats: cache.stats(), pages: [a.pages, b.pages] };
+    const before = { free: poolOf(cache).freePages(), usage: usage(cache), pages: [a.pages, b.pages] };
     const step = reserve(cache, [b, 14], [a, 7]);
     writeLayer(cache, step, idsFrom(60, 21), 0);
     step.cancel();
     expect({
-      free: booksOf(cache).pool.freePages(),
-      stats: cache.stats(),
+      free: poolOf(cache).freePages(),
+      usage: usage(cache),
       pages: [a.pages, b.pages],
     }).toEqual(before);
     expect(contents(cache, a, 0)).toEqual(expected(cache, idsFrom(0, 5), 0));

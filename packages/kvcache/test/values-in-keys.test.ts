@@ -14,7 +14,7 @@ import {
   toFloat64,
   zeros,
 } from "@heed/tensor";
-import { createRng, floatDTypes } from "@heed/testkit";
+import { floatView, createRng, floatDTypes } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import { KvCache, type KvCacheOptions, type Sequence } from "../src/index.ts";
 import { engines } from "./engines.ts";
@@ -28,7 +28,7 @@ function poisoned(options: Partial<KvCacheOptions>): KvCache {
   const cache = new KvCache({ ...sizes, ...options });
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
-    const { kPages, vPages } = step.view(layer);
+    const { kPages, vPages } = floatView(step.view(layer));
     for (const pages of [kPages, vPages]) fill(pages, NaN);
   }
   return cache;
@@ -38,7 +38,7 @@ function append(cache: KvCache, sequence: Sequence, k: Tensor): void {
   using step = cache.reserve([{ sequence, tokens: k.shape[0]! }]);
   scope(() => {
     for (const layer of [0, 1]) {
-      if (cache.layout.valuesInKeys) step.write(layer, k);
+      if (cache.layout.groups[0]!.valuesInKeys) step.write(layer, k);
       else step.write(layer, k, k.slice(-1, 0, DV));
     }
   });
@@ -71,7 +71,7 @@ describe.each(engines)("values in keys on %s", (engine) => {
               { sequence: sequences[1]!, tokens: 1 },
               { sequence: sequences[0]!, tokens: 4 },
             ]);
-            if (cache.layout.valuesInKeys) step.write(1, k);
+            if (cache.layout.groups[0]!.valuesInKeys) step.write(1, k);
             else step.write(1, k, k.slice(-1, 0, DV));
             return toFloat64(pagedAttention(q, step.view(1), { fused }));
           });
@@ -109,7 +109,7 @@ describe("a cache with values in keys", () => {
     expect(() => make(D + 1)).toThrow(ArgumentError);
     expect(() => make(D + 1)).toThrow("valueHeadDim");
     using cache = make(undefined);
-    expect(cache.layout).toMatchObject({ headDim: D, valueHeadDim: D, valuesInKeys: true });
+    expect(cache.layout.groups[0]).toMatchObject({ headDim: D, valueHeadDim: D, valuesInKeys: true });
   });
   test("a v too many, or none where values are apart, is refused and the layer counts as not written", () => {
     using shared = poisoned({ valuesInKeys: true, engine });
@@ -138,7 +138,8 @@ describe("a cache with values in keys", () => {
       using k = floats(createRng(1).normalArray(3 * HKV * D), [3, HKV, D], "float32", engine);
       using step = cache.reserve([{ sequence, tokens: 3 }]);
       scope(() => step.write(0, k));
-      const read = (): Float64Array => scope(() => toFloat64(step.view(0).vPages.select(0, 1).select(0, 0)));
+      const read = (): Float64Array =>
+        scope(() => toFloat64(floatView(step.view(0)).vPages.select(0, 1).select(0, 0)));
       const rows = scope(() => toFloat64(k.select(1, 0).slice(-1, 0, DV)));
       expect(read().subarray(0, 3 * DV)).toEqual(rows);
       expect(read().subarray(0, 3 * DV)).toEqual(rows);

@@ -15,6 +15,7 @@ export * from "./oracle/paged.ts";
 export * from "./oracle/quantised.ts";
 export * from "./oracle/rms-norm.ts";
 export * from "./oracle/rope.ts";
+export * from "./pages.ts";
 export * from "./poison.ts";
 export * from "./rng.ts";
 export * from "./tolerance.ts";

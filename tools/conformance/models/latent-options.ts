@@ -1,8 +1,8 @@
 import type { MultiHeadLatentAttentionOptions } from "@heed/attention";
 import { Unsupported } from "../run.ts";
-import { type Config, knownScaling, number, required } from "./options.ts";
+import { type Config, flag, knownScaling, number, required } from "./options.ts";
 
-/** Fields that are read here, and those that say nothing about the layer's function. */
+/** Fields that are read here. */
 const known = new Set(
   (
     "hidden_size num_attention_heads q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim attention_bias " +
@@ -29,10 +29,10 @@ export function latentOptions(config: Config): MultiHeadLatentAttentionOptions |
     qkNopeHeadDim: required(config, "qk_nope_head_dim"),
     qkRopeHeadDim: required(config, "qk_rope_head_dim"),
     vHeadDim: required(config, "v_head_dim"),
-    bias: config.attention_bias === true,
+    bias: flag(config, "attention_bias") ?? false,
     rope: {
       base: required(config, "rope_theta"),
-      pairing: config.rope_interleaved === true ? "interleaved" : "half",
+      pairing: flag(config, "rope_interleaved") ? "interleaved" : "half",
       scaling,
     },
     normEps: number(config, "rms_norm_eps"),

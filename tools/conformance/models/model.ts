@@ -13,6 +13,9 @@ export function runModel(
   one: ModelCase,
   engine: Engine,
 ): readonly Produced[] | Unsupported {
+  const groups = "weights input output decode_output grad_output grads".split(" ");
+  const unknown = Object.keys(one.tensors).filter((group) => !groups.includes(group));
+  if (unknown.length > 0) return new Unsupported(`no layer is given ${unknown.join(", ")}`);
   if (isLatent(one.config)) {
     const options = latentOptions(one.config);
     if (options instanceof Unsupported) return options;

@@ -67,6 +67,8 @@ function headsOf(
 function windowOf(one: OnnxCase): OnnxAttention["window"] {
   const left = numberAttribute(one, "left_window_size") ?? -1;
   const right = numberAttribute(one, "right_window_size") ?? -1;
+  if (Math.min(left, right) < -1)
+    throw new TypeError(`${one.name}: a window side must be -1 or more; got ${left}, ${right}`);
   if (left < 0 && right < 0) return undefined;
   return { ...(left >= 0 && { left }), ...(right >= 0 && { right }) };
 }
@@ -88,10 +90,10 @@ function softmaxDTypeOf(one: OnnxCase): SoftmaxDType | undefined {
   return dtype;
 }
 
-/** Columns the mask lacks. A last axis of 1 broadcasts instead. */
+/** Columns the mask lacks: they are hidden, and a last axis of 1 is no exception, in the operator's reference either. */
 function maskPaddingOf({ inputs }: OnnxCase, Sk: number): number {
   const width = inputs.attn_mask?.shape.at(-1);
-  if (width === undefined || (width === 1 && Sk !== 1)) return 0;
+  if (width === undefined) return 0;
   if (width > Sk) throw new TypeError(`attn_mask covers ${width} keys of ${Sk}`);
   return Sk - width;
 }
@@ -106,9 +108,14 @@ export function meaningOf(one: OnnxCase): OnnxAttention {
   const [S, Hq, D] = headsOf(q, numberAttribute(one, "q_num_heads"));
   const [given, Hkv] = headsOf(inputShape(one, "K"), numberAttribute(one, "kv_num_heads"));
   const [, , Dv] = headsOf(inputShape(one, "V"), numberAttribute(one, "kv_num_heads"));
-  const past = one.inputs.past_key?.shape[2] ?? 0;
+  const { past_key: pastKey, past_value: pastValue, nonpad_kv_seqlen: lengths } = one.inputs;
+  if ((pastKey === undefined) !== (pastValue === undefined))
+    throw new TypeError(`${one.name}: past_key and past_value must be given together`);
+  if (pastKey !== undefined && lengths !== undefined)
+    throw new TypeError(`${one.name}: nonpad_kv_seqlen and a past exclude each other`);
+  const past = pastKey?.shape[2] ?? 0;
   const Sk = past + given;
-  const softcap = numberAttribute(one, "softcap");
+  const softcap = numberAttribute(one, "softcap") ?? 0; // 0 and less: none
   return {
     B: q[0]!,
     S,
@@ -119,10 +126,10 @@ export function meaningOf(one: OnnxCase): OnnxAttention {
     Dv,
     isFlat: q.length === 3,
     scale: numberAttribute(one, "scale"),
-    softcap: softcap === 0 ? undefined : softcap,
+    softcap: softcap > 0 ? softcap : undefined,
     isCausal: numberAttribute(one, "is_causal") === 1,
     window: windowOf(one),
-    queryOffset: one.inputs.nonpad_kv_seqlen === undefined ? past : "end",
+    queryOffset: lengths === undefined ? past : "end",
     maskPadding: maskPaddingOf(one, Sk),
     scores: scoresOf(one),
     softmaxDType: softmaxDTypeOf(one),

@@ -4,7 +4,25 @@ import type { OnnxCase, VectorSet } from "@heed/testkit";
 import type { Produced } from "../judge.ts";
 import { meaningOf } from "./attention-meaning.ts";
 import type { OnnxAttention } from "./attention-meaning.ts";
+import type { OnnxOperator } from "./operator.ts";
 import { onnxInputs, onnxOutputs } from "./slots.ts";
+
+/** https://onnx.ai/onnx/operators/onnx__Attention.html, opsets 23 to 25. */
+export const attentionOperator: OnnxOperator = {
+  attributes: [
+    "is_causal",
+    "kv_num_heads",
+    "left_window_size",
+    "q_num_heads",
+    "qk_matmul_output_mode",
+    "right_window_size",
+    "scale",
+    "softcap",
+    "softmax_precision",
+  ],
+  inputs: ["Q", "K", "V", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen"],
+  run: runAttention,
+};
 
 /** [B, H, S, size] of an input that may be [B, S, H * size]. */
 function headMajor(x: Tensor, heads: number): Tensor {

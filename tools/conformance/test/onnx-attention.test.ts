@@ -65,6 +65,11 @@ describe("the meaning of an ONNX Attention case", () => {
     const past = { ...inputs, past_key: slot(2, 2, 7, 8), past_value: slot(2, 2, 7, 6) };
     expect(meaningOf(attentionCase({ inputs: past }))).toMatchObject({ Sk: 12, queryOffset: 7 });
     const ragged = { ...inputs, nonpad_kv_seqlen: slot(2) };
+    expect(() => meaningOf(attentionCase({ inputs: { ...past, ...ragged } }))).toThrow(
+      "nonpad_kv_seqlen and a past exclude each other",
+    );
+    const { past_value: _value, ...keysAlone } = past;
+    expect(() => meaningOf(attentionCase({ inputs: keysAlone }))).toThrow("must be given together");
     expect(meaningOf(attentionCase({ inputs: ragged }))).toMatchObject({ Sk: 5, queryOffset: "end" });
   });
 
@@ -75,13 +80,20 @@ describe("the meaning of an ONNX Attention case", () => {
     expect(windowOf(2, -1)).toEqual({ left: 2 });
     expect(windowOf(0, -1)).toEqual({ left: 0 });
     expect(windowOf(-1, 0)).toEqual({ right: 0 });
+    expect(() => windowOf(-2, 0)).toThrow("a window side must be -1 or more; got -2, 0");
   });
 
-  test("a mask that covers fewer keys is padded; one of width 1 broadcasts", () => {
+  test("a softcap of 0 or less is none", () => {
+    const softcapOf = (softcap: number) => meaningOf(attentionCase({ attributes: { softcap } })).softcap;
+    expect([2, 0, -1].map(softcapOf)).toEqual([2, undefined, undefined]);
+  });
+
+  test("a mask that covers fewer keys is padded, one of width 1 as well", () => {
     const withMask = (...shape: number[]) =>
       meaningOf(attentionCase({ inputs: { ...attentionCase({}).inputs, attn_mask: slot(...shape) } }));
     expect(withMask(3, 4).maskPadding).toBe(1);
-    expect(withMask(3, 1).maskPadding).toBe(0);
+    expect(withMask(3, 1).maskPadding).toBe(4);
+    expect(withMask(3, 5).maskPadding).toBe(0);
     expect(() => withMask(3, 6)).toThrow("attn_mask covers 6 keys of 5");
   });
 

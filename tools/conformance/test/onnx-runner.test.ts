@@ -65,8 +65,8 @@ describe("a mask that covers fewer keys hides the others", () => {
     });
   });
 
-  test("but one of width 1 broadcasts", async () => {
-    expect(await runCase("Attention", { ...three, attn_mask: float([1, 1], 5) }, meanOf(30))).toMatchObject({
+  test("one of width 1 too", async () => {
+    expect(await runCase("Attention", { ...three, attn_mask: float([1, 1], 5) }, meanOf(10))).toMatchObject({
       status: "passed",
     });
   });

@@ -5,7 +5,12 @@
 import { type Engine, type FloatDType, type Shape, tensor, type Tensor } from "@heed/tensor";
 import { attentionOracle, createRng, inverseFrequencies, rmsNormOracle, ropeOracle } from "@heed/testkit";
 import fc, { type Arbitrary } from "fast-check";
-import { MultiHeadLatentAttention, type MultiHeadLatentAttentionOptions } from "../../src/index.ts";
+import {
+  MultiHeadLatentAttention,
+  type MultiHeadLatentAttentionInputs,
+  type MultiHeadLatentAttentionOptions,
+} from "../../src/index.ts";
+import { joinedOracle, linearOracle } from "./oracle.ts";
 import { upload } from "./problem.ts";
 
 /** A problem as plain data, so that a counterexample prints whole. */
@@ -21,12 +26,20 @@ export interface LatentProblem {
   readonly kvLengths: readonly number[] | undefined;
   readonly mask: "bool" | "float" | undefined;
   readonly seed: number;
+  /** Rows of the past, and how many of them each sequence uses. */
+  readonly past?: { readonly P: number; readonly lengths?: readonly number[] | undefined } | undefined;
+  /** Documents of x's tokens [B * S] and of the past's [B * P]. */
+  readonly documents?: Readonly<Record<"x" | "past", readonly number[]>> | undefined;
 }
-/** Values of a problem: the input [B, S, hidden], parameters by name, a mask [B, 1, S, S]. */
+/**
+ * Values of a problem: the input [B, S, hidden], parameters by name, a mask [B, 1, S, P + S], the past's latent rows [B, P, R] and
+ * rotary keys [B, P, Dr].
+ */
 export interface LatentValues {
   readonly x: Float64Array;
   readonly parameters: ReadonlyMap<string, Float64Array>;
   readonly mask: Float64Array | undefined;
+  readonly past?: { readonly latent: Float64Array; readonly rotaryKey: Float64Array } | undefined;
 }
 const maybe = <T>(arbitrary: Arbitrary<T>): Arbitrary<T | undefined> =>
   fc.option(arbitrary, { nil: undefined, freq: 2 });
@@ -34,7 +47,18 @@ const upTo = (max: number): Arbitrary<number> => fc.integer({ min: 1, max });
 const MAX_B = 2;
 const MAX_S = 5;
 
-/** Problems with B <= 2, S <= 5, at most 3 heads, ranks and parts of heads of at most 6. */
+/** Rows of a past, and documents, for the largest B and S. */
+function pastArbitraries() {
+  const document = fc.integer({ min: 0, max: 1 });
+  const many = (arbitrary: Arbitrary<number>, n: number): Arbitrary<number[]> =>
+    fc.array(arbitrary, { minLength: n, maxLength: n });
+  const lengths = many(fc.nat({ max: MAX_S }), MAX_B);
+  return {
+    past: maybe(fc.record({ P: upTo(MAX_S), lengths: maybe(lengths) })),
+    documents: maybe(fc.record({ x: many(document, MAX_B * MAX_S), past: many(document, MAX_B * MAX_S) })),
+  };
+}
+/** Problems with B <= 2, S <= 5, P <= 5, at most 3 heads, ranks and parts of heads of at most 6. */
 export function latentProblems(): Arbitrary<LatentProblem> {
   const position = fc.integer({ min: 0, max: 20 });
   const options = fc.record({
@@ -70,11 +94,20 @@ export function latentProblems(): Arbitrary<LatentProblem> {
       kvLengths: maybe(fc.array(fc.nat({ max: MAX_S }), { minLength: MAX_B, maxLength: MAX_B })),
       mask: maybe(fc.constantFrom("bool" as const, "float" as const)),
       seed: fc.nat({ max: 0xffff }),
+      ...pastArbitraries(),
     })
-    .map(({ positions, kvLengths, ...rest }) => ({
+    .map(({ positions, kvLengths, past, documents, ...rest }) => ({
       ...rest,
       positions: typeof positions === "number" ? positions : positions.slice(0, rest.B * rest.S),
       kvLengths: kvLengths?.slice(0, rest.B).map((length) => Math.min(length, rest.S)),
+      past: past && {
+        P: past.P,
+        lengths: past.lengths?.slice(0, rest.B).map((length) => Math.min(length, past.P)),
+      },
+      documents: documents && {
+        x: documents.x.slice(0, rest.B * rest.S),
+        past: documents.past.slice(0, rest.B * (past?.P ?? 0)),
+      },
     }));
 }
 /** Names and shapes of a problem's parameters, written apart from the layer's own list. */
@@ -98,7 +131,8 @@ export function latentShapes(o: LatentProblem["options"]): Map<string, Shape> {
 }
 /** Normal values of unit scale, so that no term of a gradient is too small to be seen. */
 export function latentValues(problem: LatentProblem): LatentValues {
-  const { B, S, options, mask, seed } = problem;
+  const { B, S, options, mask, seed, past } = problem;
+  const P = past?.P ?? 0;
   const rng = createRng(seed);
   const maskValue = (): number => {
     const hidden = rng.uniform() < 0.25;
@@ -117,22 +151,12 @@ export function latentValues(problem: LatentProblem): LatentValues {
         ),
       ]),
     ),
-    mask: mask && Float64Array.from({ length: B * S * S }, maskValue),
+    mask: mask && Float64Array.from({ length: B * S * (P + S) }, maskValue),
+    past: past && {
+      latent: rng.normalArray(B * P * options.kvLoraRank),
+      rotaryKey: rng.normalArray(B * P * options.qkRopeHeadDim),
+    },
   };
-}
-/** x [rows, in] @ weight^T [in, out] + bias. */
-function linear(
-  x: Float64Array,
-  w: Float64Array,
-  bias: Float64Array | undefined,
-  into: number,
-): Float64Array {
-  const out = w.length / into;
-  return Float64Array.from({ length: (x.length / into) * out }, (_, n) => {
-    let sum = bias?.[n % out] ?? 0;
-    for (let i = 0; i < into; i++) sum += x[Math.floor(n / out) * into + i]! * w[(n % out) * into + i]!;
-    return sum;
-  });
 }
 /** Columns from .. to - 1 of rows of n. */
 function columns(x: Float64Array, n: number, from: number, to: number): Float64Array {
@@ -143,8 +167,11 @@ function rowsOf(count: number, width: number, f: (r: number, i: number) => numbe
   return Float64Array.from({ length: count * width }, (_, n) => f(Math.floor(n / width), n % width));
 }
 /** The layer's output [B, S, hidden]. */
-export function latentOracle(problem: LatentProblem, { x, parameters, mask }: LatentValues): Float64Array {
-  const { B, S, options, positions, kvLengths } = problem;
+export function latentOracle(problem: LatentProblem, values: LatentValues): Float64Array {
+  const { x, parameters, mask, past } = values;
+  const { B, S, options, positions, kvLengths, documents } = problem;
+  const P = problem.past?.P ?? 0;
+  const Sk = P + S;
   const {
     hiddenSize,
     numHeads: H,
@@ -156,7 +183,7 @@ export function latentOracle(problem: LatentProblem, { x, parameters, mask }: La
   const D = Dn + Dr;
   const of = (name: string): Float64Array => parameters.get(name)!;
   const project = (name: string, rows: Float64Array, into: number): Float64Array =>
-    linear(rows, of(`${name}.weight`), of(`${name}.bias`), into);
+    linearOracle(rows, of(`${name}.weight`), of(`${name}.bias`), into);
   const norm = (name: string, rows: Float64Array, n: number): Float64Array =>
     rmsNormOracle(rows, { n, eps: options.normEps ?? 1e-6, weight: of(`${name}.weight`) }).y;
   const turn = (heads: Float64Array, count: number): Float64Array => {
@@ -176,33 +203,45 @@ export function latentOracle(problem: LatentProblem, { x, parameters, mask }: La
   const compressed = project("kv_a_proj_with_mqa", x, hiddenSize);
   const shared = turn(columns(compressed, R + Dr, R, R + Dr), 1);
   const latent = norm("kv_a_layernorm", columns(compressed, R + Dr, 0, R), R);
-  const kv = project("kv_b_proj", latent, R);
-  const k = rowsOf(B * S * H, D, (r, i) =>
-    i < Dn ? kv[r * (Dn + Dv) + i]! : shared[Math.floor(r / H) * Dr + i - Dn]!,
+  const join = (before: ArrayLike<number> | undefined, fresh: ArrayLike<number>, n: number): Float64Array =>
+    joinedOracle({ B, P, F: S, lengths: problem.past?.lengths }, before, fresh, n);
+  const rotaryKey = join(past?.rotaryKey, shared, Dr);
+  const kv = project("kv_b_proj", join(past?.latent, latent, R), R);
+  const k = rowsOf(B * Sk * H, D, (r, i) =>
+    i < Dn ? kv[r * (Dn + Dv) + i]! : rotaryKey[Math.floor(r / H) * Dr + i - Dn]!,
   );
+  const starts = Array.from({ length: B }, (_, b) => problem.past?.lengths?.[b] ?? P);
+  const keyDocuments = documents && join(documents.past, documents.x, 1);
+  const isBoolean = problem.mask !== "float";
+  const maskAt = (b: number, i: number, j: number): number => {
+    if (documents && documents.x[b * S + i] !== keyDocuments![b * Sk + j]) return isBoolean ? 0 : -Infinity;
+    return mask ? mask[(b * S + i) * Sk + j]! : 1;
+  };
   const { out } = attentionOracle(q, k, columns(kv, Dn + Dv, Dn, Dn + Dv), {
-    dims: { B, S, Sk: S, Hq: H, Hkv: H, D, Dv },
+    dims: { B, S, Sk, Hq: H, Hkv: H, D, Dv },
     scale: options.scale ?? undefined,
     isCausal: options.isCausal ?? true,
-    queryOffset: 0,
-    kvLengths,
-    mask: mask && {
-      kind: problem.mask === "bool" ? "boolean" : "additive",
-      at: (b, _h, i, j) => mask[(b * S + i) * S + j]!,
+    queryOffset: starts,
+    kvLengths: starts.map((start, b) => start + (kvLengths?.[b] ?? S)),
+    mask: (mask ?? documents) && {
+      kind: isBoolean ? "boolean" : "additive",
+      at: (b, _h, i, j) => maskAt(b, i, j),
     },
   });
   return project("o_proj", out, H * Dv);
 }
-/** What a layer's forward and vjp take besides x. */
+/** What a layer's forward and vjp take besides x; the past in `dtype`. */
 export function latentCall(
   problem: LatentProblem,
   values: LatentValues,
   engine: Engine,
-): { positions: number | Tensor<"int32">; attnMask?: Tensor; kvLengths?: Tensor<"int32"> } {
-  const { B, S, positions, kvLengths, mask } = problem;
+  dtype: FloatDType = "float64",
+): MultiHeadLatentAttentionInputs {
+  const { B, S, positions, kvLengths, mask, past, documents, options } = problem;
   const int32 = (list: readonly number[], shape: Shape): Tensor<"int32"> =>
     tensor(Int32Array.from(list), shape, { dtype: "int32", engine });
-  const shape = [B, 1, S, S];
+  const P = past?.P ?? 0;
+  const shape = [B, 1, S, P + S];
   return {
     positions: typeof positions === "number" ? positions : int32(positions, [B, S]),
     ...(kvLengths && { kvLengths: int32(kvLengths, [B]) }),
@@ -210,6 +249,15 @@ export function latentCall(
       attnMask: tensor(Uint8Array.from(values.mask!), shape, { dtype: "bool", engine }),
     }),
     ...(mask === "float" && { attnMask: tensor(values.mask!, shape, { dtype: "float64", engine }) }),
+    ...(past && {
+      past: {
+        latent: upload(values.past!.latent, [B, P, options.kvLoraRank], dtype, engine),
+        rotaryKey: upload(values.past!.rotaryKey, [B, P, options.qkRopeHeadDim], dtype, engine),
+        ...(past.lengths && { lengths: int32(past.lengths, [B]) }),
+        ...(documents && { documents: int32(documents.past, [B, P]) }),
+      },
+    }),
+    ...(documents && { documents: int32(documents.x, [B, S]) }),
   };
 }
 /** The layer of a problem with the given parameters. */

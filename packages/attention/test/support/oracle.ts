@@ -67,17 +67,33 @@ function normalised({ options }: Problem, { parameters }: Values, rows: Float64A
   const n = over === "head" ? options.headDim : H * options.headDim;
   return rmsNormOracle(rows, { n, eps, unitOffset, weight: parameters.get(`${which}_norm.weight`)! }).y;
 }
+/** Rows of a past and of a call, P + F in all, and how many of the past each sequence uses. */
+export interface RowCounts {
+  readonly B: number;
+  readonly P: number;
+  readonly F: number;
+  readonly lengths: readonly number[] | undefined;
+}
 /** Rows of [past, fresh] by sequence: token j of a sequence is row j, its past first; what is not in use is 0. */
-function joined(problem: Problem, past: ArrayLike<number> | undefined, fresh: ArrayLike<number>, n: number) {
-  const { B } = problem;
-  const [P, F, Sk] = [problem.past?.P ?? 0, freshRows(problem), keyRows(problem)];
+export function joinedOracle(
+  { B, P, F, lengths }: RowCounts,
+  past: ArrayLike<number> | undefined,
+  fresh: ArrayLike<number>,
+  n: number,
+): Float64Array {
+  const Sk = P + F;
   const out = new Float64Array(B * Sk * n);
   for (let b = 0; b < B; b++) {
-    const used = problem.past?.lengths?.[b] ?? P;
+    const used = lengths?.[b] ?? P;
     for (let i = 0; i < used * n; i++) out[b * Sk * n + i] = past![b * P * n + i]!;
     for (let i = 0; i < F * n; i++) out[(b * Sk + used) * n + i] = fresh[b * F * n + i]!;
   }
   return out;
+}
+function joined(problem: Problem, past: ArrayLike<number> | undefined, fresh: ArrayLike<number>, n: number) {
+  const { B, past: given } = problem;
+  const counts = { B, P: given?.P ?? 0, F: freshRows(problem), lengths: given?.lengths };
+  return joinedOracle(counts, past, fresh, n);
 }
 /** The layer's output [B, S, hidden]. */
 export function gqaOracle(problem: Problem, values: Values): Float64Array {

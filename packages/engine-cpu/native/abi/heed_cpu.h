@@ -142,6 +142,19 @@ typedef struct {
   int64_t first_slot;                    // number of the first slot of the pages
 } heed_kv_append;
 
+// From projected rows to a step of attention: q and k are normalised where they have a weight, rotated where there are tables; q goes
+// to out, k and v into pages as heed_kv_append says. Every stage rounds to the dtype of q, as one call after the other would.
+typedef struct {
+  uint32_t size;
+  int32_t unit_offset;                   // 1: multiply by (1 + weight)
+  double eps;
+  int32_t pairing, rotary_dim;           // as in heed_rope
+  heed_tensor q, k, v, out;              // [T, Hq, D], [T, Hkv, D], [T, Hkv, Dv], [T, Hq, D]; one dtype
+  heed_tensor q_weight, k_weight;        // float32 (float64 for float64): [D] for each head by itself, [H * D] for all together; or absent
+  heed_tensor cos, sin;                  // [P, rotary_dim / 2], likewise; or absent
+  heed_tensor positions;                 // int32 [T]; absent with the tables
+  heed_tensor k_pages, v_pages, slots;   // as in heed_kv_append
+} heed_norm_rope_append;
 // Encodes residual page from[i] into page to[i] of HEED_PAGES_INT4, keys and values.
 typedef struct {
   uint32_t size, reserved;
@@ -164,6 +177,7 @@ int32_t heed_attention_run(const heed_attention* p);
 int32_t heed_attention_backward_run(const heed_attention_backward* p);
 int32_t heed_paged_attention_run(const heed_paged_attention* p);
 int32_t heed_kv_append_run(const heed_kv_append* p);
+int32_t heed_norm_rope_append_run(const heed_norm_rope_append* p);
 int32_t heed_seal_pages_run(const heed_seal_pages* p);
 
 int32_t heed_abi_version(void);

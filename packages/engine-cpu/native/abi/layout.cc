@@ -38,6 +38,8 @@ const Block kBlocks[] = {
     BLOCK(heed_attention, F(size), F(reserved), F(scores), F(q), F(k), F(v), F(out), F(lse)),
     BLOCK(heed_attention_backward, F(size), F(reserved), F(scores), F(q), F(k), F(v), F(out), F(lse), F(d_out), F(dq), F(dk),
           F(dv), F(d_mask), F(d_sinks)),
+    BLOCK(heed_norm_rope_append, F(size), F(unit_offset), F(eps), F(pairing), F(rotary_dim), F(q), F(k), F(v), F(out), F(q_weight),
+          F(k_weight), F(cos), F(sin), F(positions), F(k_pages), F(v_pages), F(slots)),
     BLOCK(heed_paged_attention, F(size), F(format), F(scores), F(q), F(out), F(lse), F(k_pages), F(v_pages), F(query_indptr),
           F(indptr), F(indices), F(lengths), F(k_scales), F(v_scales), F(k_zeros), F(v_zeros), F(k_residual), F(v_residual)),
     BLOCK(heed_kv_append, F(size), F(format), F(k), F(v), F(k_pages), F(v_pages), F(slots), F(k_scales), F(v_scales), F(first_slot)),

@@ -3,21 +3,11 @@
 #include "../runtime/kernel_table.h"
 #include "../runtime/status.h"
 #include "../runtime/scratch.h"
-#include "convert-inl.h"
+#include "append-inl.h"
 #include "encode-inl.h"
-#include "nest-inl.h"
 
 namespace heed::HEED_ISA {
 namespace {
-/// Row t of x [T, Hkv, D] to row `row` of page `page` of pages [P, Hkv, page_size, D].
-void AppendRow(const heed_tensor& x, const heed_tensor& pages, int64_t t, int64_t page, int64_t row, RowConverter convert) {
-  const int64_t x_bytes = ElementBytes(x.dtype), page_bytes = ElementBytes(pages.dtype);
-  const char* from = static_cast<const char*>(x.data) + t * x.strides[0] * x_bytes;
-  char* to = static_cast<char*>(pages.data) + (page * pages.strides[0] + row * pages.strides[2]) * page_bytes;
-  for (int64_t head = 0; head < x.shape[1]; head++)
-    convert(to + head * pages.strides[1] * page_bytes, pages.strides[3] * page_bytes, from + head * x.strides[1] * x_bytes,
-            x.strides[2] * x_bytes, x.shape[2]);
-}
 /// Row t of x [T, Hkv, D] as codes, by way of `row_of_floats`.
 template <class K>
 void EncodeRow(const heed_tensor& x, const heed_tensor& pages, const heed_tensor& scales, int64_t t, int64_t page, int64_t row,
@@ -31,15 +21,13 @@ void EncodeRow(const heed_tensor& x, const heed_tensor& pages, const heed_tensor
     scale[head * scales.strides[1]] = EncodeScaled<K>(to + head * pages.strides[1], row_of_floats, width);
   }
 }
-bool IsFloat(const heed_tensor& t) { return t.dtype >= HEED_FLOAT64 && t.dtype <= HEED_BFLOAT16; }
-
 /// f(t, page, row) for every row that is stored, in parallel.
 template <class F> void ForEachRow(const heed_kv_append& p, const F& f) {
   const int64_t T = p.slots.shape[0], page_size = p.k_pages.shape[2];
   const int64_t elements = p.k.shape[1] * (p.k.shape[2] + p.v.shape[2]);
   ParallelRange(T, (kTaskElements + elements) / (elements + 1), [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
-      const int64_t slot = static_cast<const int32_t*>(p.slots.data)[t * p.slots.strides[0]];
+      const int64_t slot = IntAt(p.slots, t);
       if (slot >= 0) f(t, (slot - p.first_slot) / page_size, (slot - p.first_slot) % page_size);
     }
   });
@@ -59,8 +47,8 @@ template <class K> int AppendCodes(const heed_kv_append& p) {
 int AppendFloats(const heed_kv_append& p) {
   const RowConverter convert_k = Converter(p.k_pages.dtype, p.k.dtype), convert_v = Converter(p.v_pages.dtype, p.v.dtype);
   ForEachRow(p, [&](int64_t t, int64_t page, int64_t row) {
-    AppendRow(p.k, p.k_pages, t, page, row, convert_k);
-    AppendRow(p.v, p.v_pages, t, page, row, convert_v);
+    CopyHeads(HeadsOf(p.k, t), RowOfPage(p.k_pages, page, row), convert_k);
+    CopyHeads(HeadsOf(p.v, t), RowOfPage(p.v_pages, page, row), convert_v);
   });
   return HEED_OK;
 }
@@ -73,7 +61,7 @@ int kv_append(const heed_kv_append& p) {
     return Fail(HEED_UNSUPPORTED, "[kv_append] not defined for dtypes %d and %d, format %d", p.k.dtype, p.k_pages.dtype, p.format);
   const int64_t T = p.slots.shape[0], end = p.first_slot + p.k_pages.shape[0] * p.k_pages.shape[2];
   for (int64_t t = 0; t < T; t++) {
-    const int32_t slot = static_cast<const int32_t*>(p.slots.data)[t * p.slots.strides[0]];
+    const int32_t slot = IntAt(p.slots, t);
     if (slot != -1 && (slot < p.first_slot || slot >= end))
       return Fail(HEED_INVALID, "[kv_append] slot %d of row %ld is outside %ld..%ld", slot, static_cast<long>(t),
                   p.first_slot == 0 ? -1L : static_cast<long>(p.first_slot), static_cast<long>(end - 1));

@@ -6,47 +6,16 @@
 #include "../runtime/kernel_table.h"
 #include "../runtime/scratch.h"
 #include "../runtime/status.h"
-#include "../simd/shuffle.h"
-#include "rows-inl.h"
+#include "rms_norm-inl.h"
 
 namespace heed::HEED_ISA {
 namespace {
 constexpr int64_t kPieceRows = 64;
 
-/// sum of a[i] b[i]; vector sums of a block go into float64. Both have room for whole vectors, zero beyond n.
-template <class A> double Dot(const A* a, const A* b, int64_t n) {
-  double total = 0;
-  ForEachBlock(n, [&](int64_t start, int64_t length) {
-    Vec<A> sum[2] = {};
-    for (int64_t i = start; i < start + length; i += 2 * Width<A>) {
-      sum[0] = Fma(Load(a + i), Load(b + i), sum[0]);
-      if (i + Width<A> < start + length) sum[1] = Fma(Load(a + i + Width<A>), Load(b + i + Width<A>), sum[1]);
-    }
-    total += static_cast<double>(HorizontalSum<A>(sum[0] + sum[1]));
-  });
-  return total;
-}
-template <class A> A InverseRms(const A* x, int64_t n, double eps) {
-  const double mean = Dot(x, x, n) / static_cast<double>(n);
-  return static_cast<A>(1 / __builtin_sqrt(mean + eps));
-}
-/// A row in the arithmetic type, whole vectors, zero beyond n: in place where that is so already, else in `scratch`.
-template <class T> const Acc<T>* WholeRow(const void* p, int64_t step, int64_t n, Acc<T>* scratch) {
-  using A = Acc<T>;
-  if (InPlace<T>(step, n)) return static_cast<const A*>(p);
-  FetchRow<T>(p, step, n, scratch);
-  for (int64_t i = n; i < Padded<A>(n); i++) scratch[i] = 0;
-  return scratch;
-}
-/// The factors [n] as whole vectors in shared scratch; null without memory.
-template <class A> A* Gain(const heed_tensor& weight, bool unit_offset, int64_t n) {
+/// The factors of a call in shared scratch; null without memory.
+template <class A> const A* Gain(const heed_tensor& weight, bool unit_offset, int64_t n) {
   A* gain = static_cast<A*>(SharedScratch(0, Padded<A>(n) * sizeof(A)));
-  if (gain == nullptr) return nullptr;
-  if (weight.data != nullptr) FetchRow<A>(weight.data, weight.strides[0] * static_cast<int64_t>(sizeof(A)), n, gain);
-  for (int64_t i = 0; i < Padded<A>(n); i++) {
-    if (i >= n || weight.data == nullptr) gain[i] = 1;
-    else if (unit_offset) gain[i] += 1;
-  }
+  if (gain != nullptr) FillGain<A>(weight, unit_offset, n, gain);
   return gain;
 }
 int NoMemory(int64_t n) { return Fail(HEED_OUT_OF_MEMORY, "[rms_norm] no memory for rows of %ld", static_cast<long>(n)); }
@@ -63,8 +32,7 @@ template <class T> int Forward(const heed_rms_norm& p) {
     if (scratch == nullptr) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
     const A* x = WholeRow<T>(cursor.Data(1), rows.step[1], n, scratch);
     A* out = Target<T>(cursor.Data(0), rows.step[0], n, scratch + padded);
-    const Vec<A> r = Set1(InverseRms(x, n, p.eps));
-    for (int64_t i = 0; i < n; i += Width<A>) Store<A>(out + i, Load(x + i) * r * Load(gain + i));
+    NormaliseRow<A>(x, gain, n, p.eps, out);
     DeliverRow<T>(cursor.Data(0), rows.step[0], n, out);
   });
   return failed ? NoMemory(n) : HEED_OK;

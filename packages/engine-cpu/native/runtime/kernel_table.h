@@ -5,7 +5,7 @@ namespace heed {
 // name: the C name without its prefix, so that heed_<name> is the block and heed_<name>_run the entry point.
 #define HEED_KERNELS(X)                                                                                                  \
   X(unary) X(binary) X(reduce) X(copy) X(matmul) X(softmax) X(gather) X(scatter_add) X(rope) X(rms_norm)                 \
-  X(rms_norm_backward) X(attention) X(attention_backward) X(paged_attention) X(kv_append) X(seal_pages)
+  X(rms_norm_backward) X(attention) X(attention_backward) X(paged_attention) X(kv_append) X(norm_rope_append) X(seal_pages)
 
 struct KernelTable {
 #define X(name) int (*name)(const heed_##name&);

@@ -88,6 +88,9 @@ void Batches() {
       for (const Dims& batch : {Dims{1}, Dims{7}, Dims{2, 1, 5}, Dims{40, 2}}) {
         RunCase({HEED_FLOAT32, HEED_FLOAT32, batch, m, 33, 40, 1, 0, true, {}, shared});
         RunCase({HEED_BFLOAT16, HEED_BFLOAT16, batch, m, 33, 40, 2, 1, false, {}, shared});
+        for (const int32_t weights : {HEED_FLOAT16, HEED_BFLOAT16})
+          for (const Layout b : {Layout::kContiguous, Layout::kPadded})
+            RunCase({HEED_FLOAT32, weights, batch, m, 33, 40, 1, 0, true, {Layout::kPadded, b, Layout::kPadded}, shared});
       }
     }
 }

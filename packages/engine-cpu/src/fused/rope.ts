@@ -3,7 +3,7 @@ import type { Native } from "../native.ts";
 import { ROPE } from "../structs.ts";
 
 /** heed_pairing. */
-const PAIRING: Readonly<Record<RopePlan["pairing"], number>> = { half: 0, interleaved: 1 };
+export const PAIRING: Readonly<Record<RopePlan["pairing"], number>> = { half: 0, interleaved: 1 };
 
 /** Rotary embedding, and its backward pass, on heed_rope_run; it takes every plan. */
 export function rope(native: Native): FusedOp<RopePlan> {

@@ -1,4 +1,4 @@
-import { type Engine, type Memory, OutOfMemoryError } from "@heed/tensor";
+import { type Engine, LARGEST_BUFFER, type Memory, OutOfMemoryError } from "@heed/tensor";
 import { copy } from "./copy.ts";
 import { binary, unary } from "./elementwise.ts";
 import { gather, scatterAdd } from "./gather.ts";
@@ -8,6 +8,12 @@ import { softmax } from "./softmax.ts";
 import { readRaw, writeRaw } from "./view.ts";
 
 function alloc(bytes: number): Memory {
+  if (bytes > LARGEST_BUFFER) {
+    throw new OutOfMemoryError(
+      `[portable] cannot allocate ${bytes} bytes: an ArrayBuffer ends at ${LARGEST_BUFFER}; make several tensors, or use the engine "cpu"`,
+      { bytes, most: LARGEST_BUFFER },
+    );
+  }
   let buffer: ArrayBuffer;
   try {
     buffer = new ArrayBuffer(bytes);
@@ -17,6 +23,9 @@ function alloc(bytes: number): Memory {
       { bytes },
     );
   }
+  return wrap(buffer);
+}
+function wrap(buffer: ArrayBuffer): Memory {
   const release = (): void => {
     if (!buffer.detached) buffer.transfer(0); // frees at once; the collector may take long
   };
@@ -34,6 +43,7 @@ export function createPortableEngine(reason?: string): Engine {
     description: reason === undefined ? floor : `${floor}: ${reason}`,
     fused: {},
     alloc,
+    wrap,
     upload: (values, out) => writeRaw(values, out),
     read: async (x) => readRaw(x).slice(),
     sync: async () => {},

@@ -22,7 +22,7 @@ interface Problem {
   readonly beta: number;
 }
 const axis = fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 70 }));
-function problems(dtype: DType): fc.Arbitrary<Problem> {
+function problems(dtype: DType, right: DType): fc.Arbitrary<Problem> {
   const lead = fc.array(fc.integer({ min: 1, max: 3 }), { maxLength: 2 });
   return fc.tuple(lead, axis, axis, axis).chain(([L, M, K, N]) => {
     const shapes = [
@@ -30,11 +30,11 @@ function problems(dtype: DType): fc.Arbitrary<Problem> {
       [...L, K, N],
       [...L, M, N],
     ] as const;
-    const values = (s: readonly number[]): fc.Arbitrary<number[]> =>
-      elementsOf(dtype, s, false) as fc.Arbitrary<number[]>;
+    const values = (s: readonly number[], as: DType = dtype): fc.Arbitrary<number[]> =>
+      elementsOf(as, s, false) as fc.Arbitrary<number[]>;
     return fc.record({
       a: values(shapes[0]),
-      b: values(shapes[1]),
+      b: values(shapes[1], right),
       c: values(shapes[2]),
       at: fc.tuple(layouts(shapes[0], true), layouts(shapes[1], true), layouts(shapes[2], false)),
       alpha: fc.constantFrom(1, -0.5, 3),
@@ -71,11 +71,16 @@ function product(
 }
 export function matmulSuite(engine: Engine): void {
   describe("matmul", () => {
-    test.each([...FLOATS])("alpha a b + beta c of %s", (dtype) => {
+    const pairs = [
+      ...FLOATS.map((dtype) => [dtype, dtype] as const),
+      ["float32", "float16"] as const,
+      ["float32", "bfloat16"] as const,
+    ];
+    test.each(pairs)("alpha a b + beta c of %s by %s", (dtype, right) => {
       fc.assert(
-        fc.property(problems(dtype), (p) => {
+        fc.property(problems(dtype, right), (p) => {
           using a = place(engine, dtype, p.at[0], p.a);
-          using b = place(engine, dtype, p.at[1], p.b);
+          using b = place(engine, right, p.at[1], p.b);
           using c = place(engine, dtype, p.at[2], p.beta === 0 ? undefined : p.c); // NaN where it must not be read
           engine.matmul(a, b, c, p.alpha, p.beta);
           const { value, size } = product(p, elements(a) as number[], elements(b) as number[]);

@@ -2,9 +2,11 @@ import {
   allocate,
   DisposedError,
   type Engine,
+  hostIntegers,
   memoryUsage,
   OutOfMemoryError,
-  type Tensor,
+  Storage,
+  Tensor,
 } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 
@@ -72,6 +74,38 @@ export function memorySuite(engine: Engine): void {
     test("more memory than there is throws OutOfMemoryError", () => {
       expect(() => allocate(engine, "float64", [2 ** 46])).toThrow(OutOfMemoryError);
       expect(() => engine.alloc(2 ** 52)).toThrow(OutOfMemoryError);
+    });
+    test("a buffer that was made elsewhere serves as memory, large or small, and goes when it is released", () => {
+      for (const count of [1, 3, 1000, 100_000]) {
+        const buffer = new ArrayBuffer(4 * count);
+        new Float32Array(buffer).fill(2);
+        const memory = engine.wrap!(buffer);
+        expect(memory.buffer).toBe(buffer);
+        const x = new Tensor(engine, new Storage(memory, 4 * count), "float32", [count], [1], 0);
+        using out = allocate(engine, "float32", [count]);
+        engine.unary("square", x, out);
+        expect(out.data.every((value) => value === 4)).toBe(true);
+        engine.unary("neg", x, x);
+        expect(new Float32Array(buffer).every((value) => value === -2)).toBe(true);
+        x[Symbol.dispose]();
+        expect(buffer.detached).toBe(true);
+        expect(() => engine.unary("neg", x, out)).toThrow(DisposedError);
+      }
+    });
+    test("a wrapped buffer that somebody transferred is missed in words, and released once", () => {
+      const buffer = new ArrayBuffer(16);
+      const x = new Tensor(engine, new Storage(engine.wrap!(buffer), 16), "float32", [4], [1], 0);
+      expect(buffer.transfer().byteLength).toBe(16);
+      expect(() => engine.unary("neg", x, x)).toThrow(DisposedError);
+      x[Symbol.dispose]();
+    });
+    test("an empty view whose place is past the end is nothing, and not an error", async () => {
+      for (const dtype of ["float32", "int32"] as const) {
+        using t = allocate(engine, dtype, [0, 100]) as Tensor;
+        using past = t.slice(1, 100);
+        expect((await past.read()).length).toBe(0);
+        if (dtype === "int32") expect(hostIntegers(past).length).toBe(0);
+      }
     });
     test("an empty tensor reads as nothing", async () => {
       using t: Tensor = allocate(engine, "float32", [3, 0]);

@@ -10,6 +10,8 @@ import {
   type DType,
   kvAppend,
   linear,
+  type NormOfHeads,
+  normRopeAppend,
   pagedAttentionWithLse,
   randn,
   rmsNorm,
@@ -193,6 +195,40 @@ describe("fused operations on the native engine", () => {
       const { output, lse } = pagedAttentionWithLse(q, pages(dtype), options);
       return [output, lse];
     });
+  });
+  const norms = (dtype: DType): Readonly<Record<string, NormOfHeads | undefined>> => ({
+    none: undefined,
+    "each head": { q: random(dtype, [D]), k: random("float32", [D]), eps: 0.25 },
+    "all heads, unit offset": { q: random(dtype, [Hq, D]), k: random(dtype, [Hkv, D]), unitOffset: true },
+    "keys alone": { k: random(dtype, [Hkv, D]) },
+  });
+  const appends = Object.keys(norms("float32")).flatMap((name) =>
+    FLOATS.map((dtype) => [dtype, name] as const),
+  );
+  test.each(appends)("normRopeAppend of %s is its parts bit for bit, norm: %s", (dtype, name) => {
+    for (const pairing of ["half", "interleaved"] as const) {
+      const [fused, composed] = (["require", "off"] as const).map((mode) =>
+        scope(() => {
+          seed = 11;
+          const { kPages, vPages } = pages(dtype);
+          const table = dtype === "float64" ? dtype : "float32";
+          const rows = random(dtype, [3, (Hq + Hkv) * D + Hkv * Dv]);
+          const part = (from: number, heads: number, width: number): Tensor<"float32"> =>
+            rows.slice(1, from, from + heads * width).reshape([3, heads, width]);
+          const [q, k, v] = [part(0, Hq, D), part(Hq * D, Hkv, D), part((Hq + Hkv) * D, Hkv, Dv)] as const;
+          const rope = {
+            cos: random(table, [9, 2]),
+            sin: random(table, [9, 2]),
+            positions: int32([4, 0, 8]),
+            pairing,
+          };
+          const target = { kPages, vPages, slots: int32([9, -1, 27]) };
+          const out = normRopeAppend(q, k, v, target, { norm: norms(dtype)[name], rope, fused: mode });
+          return [out, kPages, vPages].map((t) => [...toFloat64(t)]);
+        }),
+      );
+      expect(fused).toEqual(composed!);
+    }
   });
   test.each([...FLOATS])("kvAppend of %s", (dtype) => {
     expectSame(dtype, (mode) => {

@@ -17,7 +17,7 @@ describe.skipIf(missing !== undefined)("native kernels", () => {
   test.each(isas)(
     "every fused operation on %s agrees with its composed form",
     (isa) => {
-      expectTestsPass("./test/native/fused.child.ts", { HEED_CPU_TARGET: isa }, 90);
+      expectTestsPass("./test/native/fused.child.ts", { HEED_CPU_TARGET: isa }, 106);
     },
     TIMEOUT,
   );

@@ -6,12 +6,14 @@ import {
   type DType,
   linear,
   matmul,
+  normRopeAppend,
   randn,
   rmsNorm,
   rmsNormBackward,
   scope,
   softmax,
   sum,
+  tensor,
   type Tensor,
   unary,
 } from "@heed/tensor";
@@ -38,6 +40,22 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
   "rmsNorm backward": (d) => {
     const g = rmsNormBackward(of([301, 999], 1, d), of([999], 2, d), of([301, 999], 3, d));
     return [g.x, g.weight!];
+  },
+  normRopeAppend: (d) => {
+    const rows = (heads: number, seed: number) => of([301, heads, 40], seed, d);
+    const pages = (seed: number) => of([5, 2, 64, 40], seed, d);
+    const int32 = (f: (t: number) => number) =>
+      tensor(
+        Array.from({ length: 301 }, (_, t) => f(t)),
+        [301],
+        { engine, dtype: "int32" },
+      );
+    const target = { kPages: pages(4), vPages: pages(5), slots: int32((t) => (t % 7 === 0 ? -1 : t)) };
+    const norm = { q: of([40], 6, d), k: of([2, 40], 7, d) };
+    const table = of([50, 20], 8, "float32");
+    const rope = { cos: table, sin: table, positions: int32((t) => t % 50) };
+    const out = normRopeAppend(rows(8, 1), rows(2, 2), rows(2, 3), target, { norm, rope });
+    return [out, target.kPages, target.vPages];
   },
   attention: (d) => [attention(...qkv(d), { isCausal: true })],
   "attention of one query": (d) => {

@@ -13,7 +13,7 @@ import {
   sizeOf,
 } from "./shape.ts";
 import { adopt } from "./scope.ts";
-import { Storage } from "./storage.ts";
+import { checkHostBytes, Storage } from "./storage.ts";
 import { noteRead } from "./watch.ts";
 
 /**
@@ -79,12 +79,14 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   }
   /**
    * The elements as a live typed array over the tensor's own memory; it is detached when the memory is freed.
-   * Throws DeviceError off the host, ShapeError unless contiguous, DisposedError.
+   * Throws DeviceError off the host, ShapeError unless contiguous and of at most 4 GiB, DisposedError.
    */
   get data(): DTypeArrays[D] {
     this.check();
-    const buffer = this.storage.buffer;
-    if (buffer === undefined) {
+    const { array, bytes } = DTYPES[this.dtype];
+    const at = this.offset * bytes;
+    const part = this.storage.hostPart(at, this.size * bytes);
+    if (part === undefined) {
       throw new DeviceError(
         `[tensor.data] the memory of engine "${this.engine.name}" is not on the host; use await tensor.read()`,
       );
@@ -99,13 +101,16 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
       );
     }
     noteRead(this);
-    const { array, bytes } = DTYPES[this.dtype];
-    return new array(buffer, this.offset * bytes, this.size) as DTypeArrays[D];
+    return new array(part.buffer, at - part.start, this.size) as DTypeArrays[D];
   }
-  /** A copy of the elements, row-major, once the work before it is done. Throws DisposedError; rejects when `signal` aborts. */
+  /**
+   * A copy of the elements, row-major, once the work before it is done. Throws DisposedError, ShapeError past 4 GiB; rejects when
+   * `signal` aborts.
+   */
   async read(options: { readonly signal?: AbortSignal } = {}): Promise<DTypeArrays[D]> {
     this.check();
     options.signal?.throwIfAborted();
+    checkHostBytes(this.size * DTYPES[this.dtype].bytes);
     return (await this.engine.read(this, options.signal)) as DTypeArrays[D];
   }
   /** Another view of the same memory. */

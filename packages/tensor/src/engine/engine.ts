@@ -55,6 +55,11 @@ export interface Engine {
   readonly fused: FusedOps;
   /** Uninitialised memory, aligned to 64 bytes. Throws OutOfMemoryError. */
   alloc(bytes: number): Memory;
+  /**
+   * Takes `buffer`, which is not empty, as memory of its own without a copy: a mapped file. Its address may be a multiple of the element
+   * size only. `release` detaches the buffer, which frees it. Absent on an engine that computes in other memory than the host's.
+   */
+  wrap?(buffer: ArrayBuffer): Memory;
   /** Writes host elements to a contiguous tensor of as many elements. */
   upload(values: DTypeArrays[DType], out: Tensor): void;
   /** A row-major copy of the elements, once earlier work on them is done. */
@@ -69,7 +74,10 @@ export interface Engine {
   binary(op: BinaryOp, a: Tensor, b: Tensor, out: Tensor): void;
   /** Reduces the axes where out has length 1 and x may be longer. 16-bit floats accumulate in float32. */
   reduce(op: ReduceOp, x: Tensor, out: Tensor): void;
-  /** out[..., M, N] = alpha * a[..., M, K] @ b[..., K, N] + beta * out; leading axes already broadcast. beta = 0 does not read out. */
+  /**
+   * out[..., M, N] = alpha * a[..., M, K] @ b[..., K, N] + beta * out; leading axes already broadcast. beta = 0 does not read out. One
+   * dtype, except that b may be float16 or bfloat16 beside float32 a and out, in a batch too.
+   */
   matmul(a: Tensor, b: Tensor, out: Tensor, alpha: number, beta: number): void;
   /** Softmax over the last axis; a row that is -Infinity throughout gives zeros. */
   softmax(x: Tensor, out: Tensor): void;

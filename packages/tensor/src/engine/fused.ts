@@ -1,6 +1,7 @@
 import type { AttentionBackwardPlan, AttentionPlan } from "../fused/attention/plan.ts";
 import type { KvAppendPlan } from "../fused/kv-append/plan.ts";
 import type { LinearPlan } from "../fused/linear/plan.ts";
+import type { NormRopeAppendPlan } from "../fused/norm-rope-append/plan.ts";
 import type { PagedAttentionPlan } from "../fused/paged-attention/plan.ts";
 import type { RmsNormBackwardPlan, RmsNormPlan } from "../fused/rms-norm/plan.ts";
 import type { RopePlan } from "../fused/rope/plan.ts";
@@ -25,6 +26,7 @@ export interface FusedOps {
   readonly attentionBackward?: FusedOp<AttentionBackwardPlan>;
   readonly pagedAttention?: FusedOp<PagedAttentionPlan>;
   readonly kvAppend?: FusedOp<KvAppendPlan>;
+  readonly normRopeAppend?: FusedOp<NormRopeAppendPlan>;
   readonly sealPages?: FusedOp<SealPagesPlan>;
 }
 /**

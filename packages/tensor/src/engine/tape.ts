@@ -35,7 +35,7 @@ export interface Recorded<R> {
 
 type CoreMethod = Exclude<
   keyof Engine,
-  "name" | "device" | "description" | "fused" | "alloc" | "read" | "sync"
+  "name" | "device" | "description" | "fused" | "alloc" | "wrap" | "read" | "sync"
 >;
 /** The arguments of the engine's methods that are recorded. */
 const ARGUMENTS: Readonly<Record<CoreMethod, readonly string[]>> = {
@@ -59,6 +59,7 @@ const STRAIGHT: ReadonlySet<keyof FusedOps> = new Set([
   "rmsNorm",
   "rmsNormBackward",
   "attentionBackward",
+  "normRopeAppend",
 ]);
 
 /** One step of a replay; a check of values has no listing. */
@@ -193,7 +194,8 @@ class TapeRecorder implements Recorder {
 /** The memory of a contiguous tensor on the host. */
 function bytesOf({ storage, offset, size, dtype }: Tensor): Uint8Array {
   const { bytes } = DTYPES[dtype];
-  return new Uint8Array(storage.buffer!, offset * bytes, size * bytes);
+  const part = storage.hostPart(offset * bytes, size * bytes)!;
+  return new Uint8Array(part.buffer, offset * bytes - part.start, size * bytes);
 }
 /** The tensors of a call or plan under their paths in it. */
 function describe(path: string, value: unknown): TapeOperand[] {

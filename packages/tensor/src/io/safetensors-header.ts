@@ -1,5 +1,7 @@
+import type { DType } from "../core/dtype.ts";
 import { FormatError } from "../core/errors.ts";
 import type { Shape } from "../core/shape.ts";
+import type { ByteSource } from "./byte-source.ts";
 
 /** Bytes of the little-endian length that a file starts with. */
 export const HEADER_BYTES = 8;
@@ -24,6 +26,21 @@ const FORMAT_BYTES: Readonly<Record<string, number>> = {
   U8: 1,
   BOOL: 1,
 };
+/** How the format names each dtype. */
+export const FORMAT_OF: { readonly [D in DType]: string } = {
+  float64: "F64",
+  float32: "F32",
+  float16: "F16",
+  bfloat16: "BF16",
+  int64: "I64",
+  int32: "I32",
+  uint8: "U8",
+  bool: "BOOL",
+};
+/** The dtype of an element format, for those that have one here. */
+export const DTYPE_OF: ReadonlyMap<string, DType> = new Map(
+  Object.entries(FORMAT_OF).map(([dtype, format]) => [format, dtype as DType]),
+);
 /** One tensor of a file. */
 export interface FileEntry {
   /** The element format as the file names it: F32, BF16, I64, ... */
@@ -62,40 +79,41 @@ function repeatedName(json: string): string | undefined {
   }
   return undefined;
 }
-function readJson(bytes: Uint8Array, fail: Fail): { json: Record<string, unknown>; dataStart: number } {
-  if (bytes.length < HEADER_BYTES)
-    fail(`has ${bytes.length} bytes; the header's length alone takes ${HEADER_BYTES}`, {
-      bytes: bytes.length,
-    });
-  const length = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES).getBigUint64(0, true);
+function readLength(source: ByteSource, fail: Fail): number {
+  const { size } = source;
+  if (size < HEADER_BYTES)
+    fail(`has ${size} bytes; the header's length alone takes ${HEADER_BYTES}`, { bytes: size });
+  const bytes = new Uint8Array(HEADER_BYTES);
+  source.read(0, bytes);
+  const length = new DataView(bytes.buffer).getBigUint64(0, true);
   if (length > BigInt(MAX_HEADER))
     fail(`says its header has ${length} bytes; at most ${MAX_HEADER} are allowed`, {
       length: String(length),
     });
   const dataStart = HEADER_BYTES + Number(length);
-  if (dataStart > bytes.length) {
+  if (dataStart > size) {
     fail(
-      `says its header ends at byte ${dataStart}, but the file has ${bytes.length}: it is cut off, or not a safetensors file`,
-      {
-        dataStart,
-        bytes: bytes.length,
-      },
+      `says its header ends at byte ${dataStart}, but the file has ${size}: it is cut off, or not a safetensors file`,
+      { dataStart, bytes: size },
     );
   }
-  if (bytes[HEADER_BYTES] !== 0x7b)
-    fail("has a header that does not start with {: it is not a safetensors file");
+  return Number(length);
+}
+function readJson(source: ByteSource, length: number, fail: Fail): Record<string, unknown> {
+  const bytes = new Uint8Array(length);
+  source.read(HEADER_BYTES, bytes);
+  if (bytes[0] !== 0x7b) fail("has a header that does not start with {: it is not a safetensors file");
   let json: unknown;
   let repeated: string | undefined;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(HEADER_BYTES, dataStart));
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     json = JSON.parse(text);
     repeated = repeatedName(text);
   } catch (error) {
     fail(`has a header that is not valid JSON in UTF-8 (${(error as Error).message})`);
   }
   if (repeated !== undefined) fail(`names "${repeated}" twice in its header`, { name: repeated });
-  if (!isObject(json)) fail("has a header that is not a JSON object");
-  return { json: json as Record<string, unknown>, dataStart };
+  return isObject(json) ? json : fail("has a header that is not a JSON object");
 }
 function readMetadata(value: unknown, fail: Fail): Map<string, string> {
   if (value === undefined) return new Map();
@@ -140,21 +158,34 @@ function readEntry(
   return { format: dtype as string, shape, begin: dataStart + begin, end: dataStart + end };
 }
 /**
- * Reads and checks the header of a safetensors file held in `bytes`: every tensor in range, sizes exact, no two overlapping, no gap
- * and nothing after the last one. Throws FormatError naming `source` and the offending tensor.
+ * Reads and checks the header of a safetensors file, which `name` stands for in errors: every tensor in range, sizes exact, no two
+ * overlapping, no gap and nothing after the last one. Throws FormatError naming the offending tensor.
  */
-export function parseHeader(bytes: Uint8Array, source: string): FileHeader {
+export function readHeader(source: ByteSource, name: string): FileHeader {
   const fail: Fail = (why, details) => {
     // A hostile name or shape may be as long as the header.
     const words = why.length > 1000 ? `${why.slice(0, 1000)}...` : why;
-    throw new FormatError(`[safetensors] ${source} ${words}`, { source, ...details });
+    throw new FormatError(`[safetensors] ${name} ${words}`, { source: name, ...details });
   };
-  const { json, dataStart } = readJson(bytes, fail);
+  const { size } = source;
+  const length = readLength(source, fail);
+  const dataStart = HEADER_BYTES + length;
+  const json = readJson(source, length, fail);
   const metadata = readMetadata(json["__metadata__"], fail);
   const entries = new Map<string, FileEntry>();
-  for (const [name, value] of Object.entries(json)) {
-    if (name !== "__metadata__") entries.set(name, readEntry(name, value, dataStart, bytes.length, fail));
+  for (const [key, value] of Object.entries(json)) {
+    if (key !== "__metadata__") entries.set(key, readEntry(key, value, dataStart, size, fail));
   }
+  checkPlaces(entries, dataStart, size, fail);
+  return { entries, metadata };
+}
+/** Tensors must follow one another from the header's end to the file's. */
+function checkPlaces(
+  entries: ReadonlyMap<string, FileEntry>,
+  dataStart: number,
+  size: number,
+  fail: Fail,
+): void {
   let at = dataStart;
   for (const [name, { begin, end }] of [...entries].sort(
     ([, a], [, b]) => a.begin - b.begin || a.end - b.end,
@@ -166,7 +197,5 @@ export function parseHeader(bytes: Uint8Array, source: string): FileHeader {
       );
     at = end;
   }
-  if (at !== bytes.length)
-    fail(`has ${bytes.length - at} bytes after its last tensor`, { extra: bytes.length - at });
-  return { entries, metadata };
+  if (at !== size) fail(`has ${size - at} bytes after its last tensor`, { extra: size - at });
 }

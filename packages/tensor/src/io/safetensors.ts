@@ -1,192 +1,201 @@
-import { randomUUID } from "node:crypto";
-import { statSync } from "node:fs";
-import { open, rename, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
-import { DTYPES, type DType } from "../core/dtype.ts";
-import { ArgumentError, DisposedError, DTypeError, FormatError } from "../core/errors.ts";
-import type { Shape } from "../core/shape.ts";
-import { show, type Tensor } from "../core/tensor.ts";
+import { DTYPES, type DType, isFloat } from "../core/dtype.ts";
+import {
+  ArgumentError,
+  DisposedError,
+  DTypeError,
+  FormatError,
+  OutOfMemoryError,
+  ShapeError,
+} from "../core/errors.ts";
+import { checkShape, contiguousStrides } from "../core/shape.ts";
+import { scope } from "../core/scope.ts";
+import { Storage } from "../core/storage.ts";
+import { allocate, show, Tensor } from "../core/tensor.ts";
+import type { Engine } from "../engine/engine.ts";
+import { getEngine } from "../engine/registry.ts";
+import { copyInto } from "../ops/concat.ts";
 import { type CreateOptions, tensor } from "../ops/create.ts";
-import { type FileEntry, HEADER_BYTES, parseHeader } from "./safetensors-header.ts";
+import { type ByteSource, FileSource, memorySource } from "./byte-source.ts";
+import { DTYPE_OF, type FileEntry, readHeader } from "./safetensors-header.ts";
 
-const FORMAT_OF: { readonly [D in DType]: string } = {
-  float64: "F64",
-  float32: "F32",
-  float16: "F16",
-  bfloat16: "BF16",
-  int64: "I64",
-  int32: "I32",
-  uint8: "U8",
-  bool: "BOOL",
-};
-const DTYPE_OF = new Map(Object.entries(FORMAT_OF).map(([dtype, format]) => [format, dtype as DType]));
+/** Bytes that go from a file to an engine at a time, which is what a copy takes besides the tensor. */
+const CHUNK = 1 << 20;
 
-/** A safetensors file, mapped into memory: opening one reads its header only. Dispose it when its tensors are loaded. */
+/** Options of {@link SafetensorsFile.tensor}. */
+export interface FileTensorOptions extends Pick<CreateOptions, "engine"> {
+  /**
+   * Map the tensor's part of the file instead of copying it, where {@link SafetensorsFile.isMappable} and the system allow; else it is
+   * copied after all (`tensor.storage.isMapped` tells). Writes into it stay in this process and never reach the file. **The risk:** when
+   * anybody shortens the file while the tensor lives, reading what is gone ends the process (SIGBUS), and what is written into the file
+   * in place changes the tensor; replacing the file by renaming another over it, or deleting it, is safe. Default false.
+   */
+  readonly map?: boolean | undefined;
+}
+type Known = FileEntry & { readonly dtype: DType };
+
+/**
+ * A safetensors file whose header has been read and checked. Dispose it when its tensors are loaded; they live on, mapped ones too.
+ */
 export class SafetensorsFile {
   /** Name to format (`F32`, `BF16`, ...), shape and place in the file. */
   readonly entries: ReadonlyMap<string, FileEntry>;
   /** The file's own `__metadata__`; empty when there is none. */
   readonly metadata: ReadonlyMap<string, string>;
-  readonly #source: string;
-  #bytes: Uint8Array | undefined;
+  readonly #name: string;
+  #source: ByteSource | undefined;
 
-  /** Parses a whole file that is in memory already; `source` names it in errors. Throws FormatError. */
-  constructor(bytes: Uint8Array, source: string) {
-    const { entries, metadata } = parseHeader(bytes, source);
+  /** Takes a whole file that is in memory, or a source to close at the end; `name` is its name in errors. Throws FormatError. */
+  constructor(from: Uint8Array | ByteSource, name: string) {
+    const source = from instanceof Uint8Array ? memorySource(from) : from;
+    const { entries, metadata } = readHeader(source, name);
     this.entries = entries;
     this.metadata = metadata;
+    this.#name = name;
     this.#source = source;
-    this.#bytes = bytes;
   }
   /** Whether the file has a tensor of that name. */
   has(name: string): boolean {
     return this.entries.has(name);
   }
-  /** The bytes of one tensor, in place. Throws ArgumentError when the file has none of that name, DisposedError. */
-  bytes(name: string): Uint8Array {
-    if (this.#bytes === undefined) {
-      throw new DisposedError(`[safetensors] ${this.#source} was disposed; load its tensors before`, {
-        source: this.#source,
+  /**
+   * A copy of one tensor's bytes. Throws ArgumentError when the file has none of that name, FormatError when it was shortened,
+   * DisposedError, OutOfMemoryError.
+   */
+  bytes(name: string): Uint8Array<ArrayBuffer> {
+    const { begin, end } = this.#entry(name);
+    let bytes: Uint8Array<ArrayBuffer>;
+    try {
+      bytes = new Uint8Array(end - begin);
+    } catch {
+      throw new OutOfMemoryError(`[safetensors] cannot allocate ${end - begin} bytes for "${name}"`, {
+        name,
+        bytes: end - begin,
       });
     }
-    const entry = this.entries.get(name);
-    if (entry === undefined) {
-      throw new ArgumentError(
-        `[safetensors] ${this.#source} has no tensor "${name}"; it has ${[...this.entries.keys()].join(", ") || "none"}`,
-        {
-          name,
-          source: this.#source,
-        },
-      );
-    }
-    return this.#bytes.subarray(entry.begin, entry.end);
+    this.#open().read(begin, bytes);
+    return bytes;
   }
   /**
-   * One tensor, copied to an engine in the dtype of the file. Throws ArgumentError (no such tensor), DTypeError (a format that has no
-   * dtype here), FormatError (a bool that is neither 0 nor 1), DisposedError, OutOfMemoryError.
+   * Whether {@link tensor} can map one instead of copying it: it is in a file and not empty, starts at a multiple of its element size,
+   * the engine computes in the host's memory, and it is of floats (an integer that changes after its check would be an index out of
+   * range). Throws ArgumentError when there is no such tensor, DisposedError, DeviceError.
    */
-  tensor(name: string, options: Pick<CreateOptions, "engine"> = {}): Tensor {
-    const bytes = this.bytes(name);
-    const { format, shape } = this.entries.get(name)!;
+  isMappable(name: string, options: Pick<CreateOptions, "engine"> = {}): boolean {
+    const { format, begin, end } = this.#entry(name);
     const dtype = DTYPE_OF.get(format);
-    if (dtype === undefined) {
-      throw new DTypeError(
-        `[safetensors] "${name}" in ${this.#source} is ${format}, which has no dtype here; known: ${[...DTYPE_OF.keys()].join(", ")}`,
-        {
-          name,
-          format,
-        },
-      );
-    }
-    if (dtype === "bool" && bytes.some((b) => b > 1)) {
-      throw new FormatError(
-        `[safetensors] "${name}" in ${this.#source} is BOOL but holds bytes other than 0 and 1`,
-        { name },
+    if (this.#open().map === undefined || engineOf(options.engine).wrap === undefined) return false;
+    return dtype !== undefined && isFloat(dtype) && end > begin && begin % DTYPES[dtype].bytes === 0;
+  }
+  /**
+   * One tensor in the dtype of the file: a copy, or with `map` the file's own memory. Throws ArgumentError (no such tensor), DTypeError (a
+   * format that has no dtype here), ShapeError (a rank past 8), FormatError (a bool that is neither 0 nor 1, a file that was shortened),
+   * DisposedError, OutOfMemoryError, the system's own errors.
+   */
+  tensor(name: string, options: FileTensorOptions = {}): Tensor {
+    const known = this.#known(name);
+    const engine = engineOf(options.engine);
+    checkShape(known.shape, "safetensors");
+    const mapped = options.map === true && this.isMappable(name, { engine }) && this.#map(known, engine);
+    if (mapped) return mapped;
+    return scope(() => {
+      const out = allocate(engine, known.dtype, known.shape.slice());
+      this.copyInto(name, out);
+      return out as Tensor;
+    });
+  }
+  /**
+   * Copies one tensor to a contiguous one of the same shape, converting to its dtype, through a buffer of 1 MiB. Throws as {@link tensor},
+   * and ShapeError; when the file itself fails on the way, `out` holds a part of it.
+   */
+  copyInto(name: string, out: Tensor): void {
+    const { dtype, shape, begin } = this.#known(name);
+    const source = this.#open();
+    out.check();
+    if (out.shape.join() !== shape.join() || !out.isContiguous) {
+      throw new ShapeError(
+        `[safetensors] "${name}" in ${this.#name} goes to a contiguous tensor of shape [${shape.join(", ")}]; got ${show(out)} with strides [${out.strides.join(", ")}]`,
+        { name, shape, out: out.shape, strides: out.strides },
       );
     }
     const { array, bytes: width } = DTYPES[dtype];
-    // A typed array needs its own alignment, which a file does not promise.
-    const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
-    return tensor(new array(aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.length / width), shape, {
-      ...options,
-      dtype,
+    const { size } = out;
+    const most = Math.min(CHUNK / width, size);
+    const buffer = new ArrayBuffer(most * width);
+    for (let at = 0; at < size; at += most) {
+      const count = Math.min(most, size - at);
+      const bytes = new Uint8Array(buffer, 0, count * width);
+      source.read(begin + at * width, bytes);
+      if (dtype === "bool") this.#checkBools(name, bytes);
+      using flat = out.reshape([size]);
+      using part = flat.slice(0, at, at + count);
+      const values = new array(buffer, 0, count);
+      if (dtype === out.dtype) {
+        out.engine.upload(values, part);
+      } else {
+        using stored = tensor(values, [count], { engine: out.engine, dtype });
+        copyInto(stored, part);
+      }
+    }
+  }
+  /** Lets go of the file. */
+  [Symbol.dispose](): void {
+    this.#source?.close();
+    this.#source = undefined;
+  }
+  #open(): ByteSource {
+    if (this.#source !== undefined) return this.#source;
+    throw new DisposedError(`[safetensors] ${this.#name} was disposed; load its tensors before`, {
+      source: this.#name,
     });
   }
-  /** Lets go of the mapping. */
-  [Symbol.dispose](): void {
-    this.#bytes = undefined;
+  #entry(name: string): FileEntry {
+    this.#open();
+    const entry = this.entries.get(name);
+    if (entry !== undefined) return entry;
+    throw new ArgumentError(
+      `[safetensors] ${this.#name} has no tensor "${name}"; it has ${[...this.entries.keys()].join(", ") || "none"}`,
+      { name, source: this.#name },
+    );
   }
-}
-/**
- * Maps a safetensors file (https://github.com/huggingface/safetensors) and checks its whole header: length, names, formats, shapes,
- * offsets (in range, without overlap or gap), exact file size. Throws FormatError; a file that cannot be opened throws the system's
- * own error. The file must not be shortened while it is mapped.
- */
-export function openSafetensors(path: string): SafetensorsFile {
-  const status = statSync(path); // before opening: a pipe would wait for its writer
-  if (!status.isFile()) throw new FormatError(`[safetensors] ${path} is not a regular file`, { path });
-  if (status.size < HEADER_BYTES) {
+  #known(name: string): Known {
+    const entry = this.#entry(name);
+    const dtype = DTYPE_OF.get(entry.format);
+    if (dtype !== undefined) return { ...entry, dtype };
+    throw new DTypeError(
+      `[safetensors] "${name}" in ${this.#name} is ${entry.format}, which has no dtype here; known: ${[...DTYPE_OF.keys()].join(", ")}`,
+      { name, format: entry.format },
+    );
+  }
+  #map({ dtype, shape, begin, end }: Known, engine: Engine): Tensor | undefined {
+    const buffer = this.#open().map?.(begin, end);
+    if (buffer === undefined) return undefined;
+    const storage = new Storage(engine.wrap!(buffer), end - begin, true);
+    return new Tensor(engine, storage, dtype, shape.slice(), contiguousStrides(shape), 0);
+  }
+  #checkBools(name: string, bytes: Uint8Array): void {
+    if (bytes.every((b) => b <= 1)) return;
     throw new FormatError(
-      `[safetensors] ${path} has ${status.size} bytes; the header's length alone takes ${HEADER_BYTES}`,
+      `[safetensors] "${name}" in ${this.#name} is BOOL but holds bytes other than 0 and 1`,
       {
-        path,
-        bytes: status.size,
+        name,
       },
     );
   }
-  return new SafetensorsFile(Bun.mmap(path, { shared: false }), path);
 }
-/** Name to tensor, as a Map or a plain object. */
-export type NamedTensors = ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>;
-
-/** Header bytes and the tensors in the order of the file: by falling element size, so that each stays aligned, then by name. */
-function layOut(
-  tensors: NamedTensors,
-  metadata: Readonly<Record<string, string>>,
-): { header: Uint8Array; order: [string, Tensor][] } {
-  for (const [name, value] of Object.entries(metadata)) {
-    if (typeof value === "string") continue;
-    throw new ArgumentError(
-      `[safetensors] metadata must map names to strings; "${name}" is ${typeof value}`,
-      { name },
-    );
-  }
-  const order = [...(tensors instanceof Map ? tensors : Object.entries(tensors))] as [string, Tensor][];
-  const width = (t: Tensor): number => DTYPES[t.dtype].bytes;
-  order.sort(([a, x], [b, y]) => width(y) - width(x) || (a < b ? -1 : a > b ? 1 : 0));
-  const fields: [string, unknown][] = Object.keys(metadata).length > 0 ? [["__metadata__", metadata]] : [];
-  let at = 0;
-  for (const [name, t] of order) {
-    t.check();
-    if (name === "__metadata__")
-      throw new ArgumentError("[safetensors] a tensor cannot be named __metadata__", { name });
-    const end = at + t.size * width(t);
-    const shape: Shape = t.shape;
-    fields.push([name, { dtype: FORMAT_OF[t.dtype], shape, data_offsets: [at, end] }]);
-    at = end;
-  }
-  const json = new TextEncoder().encode(
-    `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`,
-  );
-  const header = new Uint8Array(HEADER_BYTES + Math.ceil(json.length / 8) * 8).fill(0x20); // spaces keep the data 8-byte aligned
-  new DataView(header.buffer).setBigUint64(0, BigInt(header.length - HEADER_BYTES), true);
-  header.set(json, HEADER_BYTES);
-  return { header, order };
+function engineOf(engine: Engine | string | undefined): Engine {
+  return typeof engine === "object" ? engine : getEngine(engine);
 }
 /**
- * Writes tensors to a safetensors file: into a temporary file beside it, synced, then renamed, so that a reader or a crash sees the
- * old file or the new one. Throws ArgumentError, DisposedError and the system's own errors; then the old file is untouched.
+ * Opens a safetensors file (https://github.com/huggingface/safetensors) and checks its whole header: length, names, formats, shapes,
+ * offsets (in range, without overlap or gap), exact file size. Throws FormatError; a file that cannot be opened throws the system's
+ * own error.
  */
-export async function writeSafetensors(
-  path: string,
-  tensors: NamedTensors,
-  metadata: Readonly<Record<string, string>> = {},
-): Promise<void> {
-  const { header, order } = layOut(tensors, metadata);
-  const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
-  const file = await open(temporary, "wx");
+export function openSafetensors(path: string): SafetensorsFile {
+  const source = new FileSource(path);
   try {
-    try {
-      await file.writeFile(header);
-      for (const [name, t] of order) {
-        const values = await t.read();
-        if (values.length !== t.size)
-          throw new FormatError(`[safetensors] "${name}" ${show(t)} changed while it was written`, { name });
-        await file.writeFile(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
-      }
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
+    return new SafetensorsFile(source, path);
   } catch (error) {
-    await rm(temporary, { force: true });
+    source.close();
     throw error;
-  }
-  const folder = await open(dirname(path), "r");
-  try {
-    await folder.sync(); // the rename itself
-  } finally {
-    await folder.close();
   }
 }

@@ -22,21 +22,25 @@ export function oneEngine(what: string, first: Tensor, ...rest: readonly (Tensor
 }
 /**
  * The elements of an int32 or int64 tensor on the host, row-major: its own memory where it is contiguous. For checks of values, which a
- * tape repeats through {@link recheck}: other than `data`, it does not bind a replay to the values. Throws DeviceError, DisposedError.
+ * tape repeats through {@link recheck}: other than `data`, it does not bind a replay to the values. Throws DeviceError, DisposedError,
+ * ShapeError for a view that spans more than 4 GiB.
  */
 export function hostIntegers(t: Tensor): ArrayLike<number | bigint> {
   t.check();
   const { array, bytes } = DTYPES[t.dtype as "int32" | "int64"];
-  const { buffer } = t.storage;
-  if (buffer === undefined)
+  const isEmpty = t.size === 0; // and may lie past the end
+  const at = isEmpty ? 0 : t.offset * bytes;
+  const span = isEmpty ? 0 : t.shape.reduce((sum, n, axis) => sum + (n - 1) * t.strides[axis]!, 1);
+  const part = t.storage.hostPart(at, span * bytes);
+  if (part === undefined)
     throw new DeviceError(`[hostIntegers] the memory of engine "${t.engine.name}" is not on the host`);
-  const memory = new array(buffer, 0, Math.floor(buffer.byteLength / bytes)) as Int32Array;
-  if (t.isContiguous) return memory.subarray(t.offset, t.offset + t.size);
-  let at = [t.offset];
+  const memory = new array(part.buffer, at - part.start, span) as Int32Array;
+  if (t.isContiguous) return memory;
+  let indices = [0];
   t.shape.forEach((n, axis) => {
-    at = at.flatMap((base) => Array.from({ length: n }, (_, i) => base + i * t.strides[axis]!));
+    indices = indices.flatMap((base) => Array.from({ length: n }, (_, i) => base + i * t.strides[axis]!));
   });
-  return at.map((i) => memory[i]!);
+  return indices.map((i) => memory[i]!);
 }
 /** Throws DTypeError unless all tensors have the first one's dtype. */
 export function sameDType(what: string, first: Tensor, ...rest: readonly (Tensor | undefined)[]): void {

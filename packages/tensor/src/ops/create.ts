@@ -1,6 +1,7 @@
 import { DTYPES, type DType, type DTypeArrays, toBFloat16 } from "../core/dtype.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../core/errors.ts";
 import { checkShape, MAX_RANK, type Shape, sizeOf } from "../core/shape.ts";
+import { checkHostBytes } from "../core/storage.ts";
 import { allocate, checkDType, show, type Tensor } from "../core/tensor.ts";
 import type { Engine } from "../engine/engine.ts";
 import { getEngine } from "../engine/registry.ts";
@@ -203,8 +204,9 @@ export async function toEngine<D extends DType>(x: Tensor<D>, engine: Engine | s
   if (x.engine === target) return x.alias() as Tensor<D>;
   return tensor(await x.read(), x.shape, { dtype: x.dtype, engine: target });
 }
-/** The elements as float64, row-major, whatever the dtype and strides. Host engines only. Throws DeviceError, DisposedError. */
+/** The elements as float64, row-major, whatever the dtype and strides. Host engines only. Throws DeviceError, DisposedError, ShapeError past 2^29 elements. */
 export function toFloat64(x: Tensor): Float64Array {
+  checkHostBytes(x.size * DTYPES.float64.bytes);
   const out = new Float64Array(x.size);
   if (x.size === 0) return out;
   using wide = allocate(x.engine, "float64", x.shape);

@@ -30,6 +30,11 @@ test("operands of two dtypes do not compile, and are refused when they come all 
     expect(() => add(single, double)).toThrow("one dtype");
     // @ts-expect-error float32 and float64
     expect(() => matmul(single, double)).toThrow("one dtype");
+    const half = ones([2, 2], { engine: "portable", dtype: "float16" });
+    // @ts-expect-error float16 and float32; the other way round, 16-bit weights beside float32, compiles
+    expect(() => matmul(half, single)).toThrow("one dtype");
+    const product: Tensor<"float32"> = matmul(single, half);
+    expect(product.dtype).toBe("float32");
     // @ts-expect-error int32 has no exponential
     expect(() => exp(whole)).toThrow("float dtype");
     // @ts-expect-error int32 has no quotient

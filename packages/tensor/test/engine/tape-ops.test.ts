@@ -20,9 +20,11 @@ import {
   linearBackward,
   matmul,
   mean,
+  normRopeAppend,
   pagedAttention,
   pagedAttentionWithLse,
   type ReduceOp,
+  recordTape,
   reduce,
   rmsNorm,
   rmsNormBackward,
@@ -254,6 +256,23 @@ function fused(mode: FusedMode): Readonly<Record<string, Case>> {
       [4],
       [2, 3, 4, 4],
     ),
+    "norm, rotation and append": {
+      make: (engine, v) => {
+        const [q, k, rows, kPages, vPages] = paged(engine, v) as [Tensor, Tensor, Tensor, Tensor, Tensor];
+        const wide = (shape: number[], seed: number): Tensor => normal(engine, "float32", shape, seed);
+        const at = v === 0 ? ints(engine, [3, 0]) : ints(engine, [1, 4]);
+        const slots = ints(engine, v === 0 ? [13, -1] : [9, 2]);
+        return [q, k, rows, kPages, vPages, slots, wide([4], 6), wide([2, 4], 7), wide([5, 2], 8), at];
+      },
+      run: ([q, k, v, kPages, vPages, slots, perHead, all, table, positions]) => {
+        const target = { kPages: kPages!, vPages: vPages!, slots: slots as Ints };
+        const norm = { q: perHead, k: all };
+        const rope = { cos: table!, sin: table!, positions: positions as Ints };
+        const [a, b, c] = [q, k, v] as [Tensor<"float32">, Tensor<"float32">, Tensor<"float32">];
+        const out = normRopeAppend(a, b, c, target, { norm, rope, ...o });
+        return [out, add(kPages!, 0), add(vPages!, 0)];
+      },
+    },
     "appending and attending over pages": {
       make: paged,
       run: ([q, k, v, kPages, vPages, ...table]) => {
@@ -288,12 +307,22 @@ describe.each(engines)("a replay of one operation on %s gives the bits of a plai
     scope(() => {
       const { tape } = replayEqualsEager(engine, fused("auto")[op]!);
       const kinds = new Set(tape.instructions.map(({ kind }) => kind));
-      expect(kinds.has("composed")).toBe(!hasKernels && /^attention|pages/.test(op));
+      expect(kinds.has("composed")).toBe(!hasKernels && /^attention|pages|append/.test(op));
       if (!kinds.has("composed")) withoutAllocation(engine, () => tape.replay());
     });
   });
   test.each(Object.keys(fused("off")))("%s, composed", (op) => {
     scope(() => void replayEqualsEager(engine, fused("off")[op]!));
+  });
+  test("norm, rotation and append, composed, is recorded by its parts", () => {
+    scope(() => {
+      const { make, run } = fused("off")["norm, rotation and append"]!;
+      const inputs = make(engine, 0);
+      const { tape } = recordTape(engine, () => run(inputs));
+      const names = tape.instructions.map((i) => i.name);
+      expect(names).not.toContain("normRopeAppend");
+      expect(names).toContain("kvAppend");
+    });
   });
   test("scores on request, over values that were finite when recorded", () => {
     const over = fused("off")["attention over values that were finite when recorded"]!;

@@ -11,6 +11,7 @@ import {
   gather,
   getEngine,
   kvAppend,
+  normRopeAppend,
   linear,
   memoryUsage,
   mul,
@@ -277,6 +278,19 @@ describe.each(engines)("a replay on %s checks again", (name) => {
       expectChecked(tape, indices, [0, 3], [2, 1], "page 3 at 1");
       expectChecked(tape, indptr, [0, 3], [0, 2], "indptr must end at 2");
       expectChecked(tape, queryIndptr, [0, 2], [0, 1], "queryIndptr must end at 1");
+    });
+  });
+  test("the slots and positions of norm, rotation and append in one", () => {
+    scope(() => {
+      const [row, pages] = [ones([1, 1, 4], { engine }), ones([3, 1, 2, 4], { engine })];
+      const [table, weight] = [ones([5, 2], { engine }), ones([4], { engine })];
+      const [positions, slots] = [ints(engine, [3]), ints(engine, [2])];
+      const rope = { cos: table, sin: table, positions };
+      const { tape } = recordTape(engine, () =>
+        normRopeAppend(row, row, row, { kPages: pages, vPages: pages, slots }, { norm: { q: weight }, rope }),
+      );
+      expectChecked(tape, slots, [6], [-1], "[kvAppend] slot 6 of row 0");
+      expectChecked(tape, positions, [5], [4], "[rope] position 5 is outside the tables of 5 rows");
     });
   });
   test("a table that was validated before the recording", () => {

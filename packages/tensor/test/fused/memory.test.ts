@@ -10,6 +10,7 @@ import {
   linearBackward,
   matmul,
   mean,
+  normRopeAppend,
   ones,
   pagedAttention,
   randn,
@@ -81,6 +82,18 @@ describe.each([...engines])("memory of operations on %s", (engine) => {
           { fused },
         ),
       0,
+    ],
+    normRopeAppend: (fused) => [
+      () => {
+        const [row, all] = [q.reshape([4, 4, 8]), k.select(0, 0).slice(0, 0, 4)];
+        const positions = int([0, 1, 2, 3]);
+        const slots = view.table.slots;
+        const norm = { q: ones([4, 8], on), k: randn([8], { ...on, dtype: "float16" }) };
+        const rope = { cos: table, sin: table, positions };
+        const target = { kPages: view.kPages, vPages: view.vPages, slots };
+        return normRopeAppend(row, all, all, target, { norm, rope, fused });
+      },
+      1,
     ],
     rope: (fused) => [() => rope(q, table, table, { fused }), 1],
     ropeBackward: (fused) => [() => ropeBackward(q, table, table, { fused }), 1],

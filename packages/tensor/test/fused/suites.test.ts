@@ -8,6 +8,7 @@ import {
   type FusedOps,
   type KvAppendPlan,
   type LinearPlan,
+  type NormRopeAppendPlan,
   mul,
   type PagedAttentionPlan,
   type Pages,
@@ -26,6 +27,7 @@ import { attentionProblem, type TestkitError } from "@heed/testkit";
 import { checkAttention, checkHiddenKey } from "@heed/testkit/conformance/attention";
 import { checkAttentionBackward } from "@heed/testkit/conformance/attention-backward";
 import { checkLinear, linearProblem } from "@heed/testkit/conformance/linear";
+import { checkNormRopeAppend, normRopeAppendProblem } from "@heed/testkit/conformance/norm-rope-append";
 import { appendProblem, checkKvAppend, checkQuantisedAppend } from "@heed/testkit/conformance/kv-append";
 import { checkSealPages, sealProblem } from "@heed/testkit/conformance/seal-pages";
 import { checkPagedAttention, pagedProblem } from "@heed/testkit/conformance/paged-attention";
@@ -38,6 +40,7 @@ import { attentionComposed } from "../../src/fused/attention/composed.ts";
 import { attentionBackwardComposed } from "../../src/fused/attention/composed-backward.ts";
 import { kvAppendComposed } from "../../src/fused/kv-append/composed.ts";
 import { linearComposed } from "../../src/fused/linear/composed.ts";
+import { normRopeAppendComposed } from "../../src/fused/norm-rope-append/composed.ts";
 import { pagedAttentionComposed } from "../../src/fused/paged-attention/composed.ts";
 import { rmsNormBackwardComposed, rmsNormComposed } from "../../src/fused/rms-norm/composed.ts";
 import { sealPagesComposed } from "../../src/fused/seal-pages/composed.ts";
@@ -234,6 +237,38 @@ finds<KvAppendPlan, Parameters<typeof checkKvAppend>[1]>("kvAppend", appendProbl
     append(plan);
   },
 });
+const together: Run<NormRopeAppendPlan> = normRopeAppendComposed;
+finds<NormRopeAppendPlan, Parameters<typeof checkNormRopeAppend>[1]>(
+  "normRopeAppend",
+  normRopeAppendProblem(),
+  checkNormRopeAppend,
+  together,
+  {
+    "a norm that is dropped": (plan) => together({ ...plan, norm: undefined }),
+    "a key norm that is dropped": (plan) =>
+      together({ ...plan, norm: plan.norm && { ...plan.norm, k: undefined } }),
+    "a unit offset that is dropped": (plan) =>
+      together({ ...plan, norm: plan.norm && { ...plan.norm, unitOffset: false } }),
+    "a rotation that is dropped": (plan) => together({ ...plan, rope: undefined }),
+    "the other pairing": (plan) =>
+      together({
+        ...plan,
+        rope: plan.rope && { ...plan.rope, pairing: plan.rope.pairing === "half" ? "interleaved" : "half" },
+      }),
+    "values that are not written": (plan) => together({ ...plan, v: plan.k, vPages: plan.kPages }),
+    "skipped rows that are written": (plan) => {
+      plan.slots.data.forEach((slot, t) => void (plan.slots.data[t] = Math.max(0, slot)));
+      together(plan);
+    },
+    "one unit in the last place": (plan) => {
+      together(plan);
+      scope(() => {
+        const bits = new Int32Array(plan.out.storage.buffer!);
+        bits[plan.out.offset]! ^= 1;
+      });
+    },
+  },
+);
 /** Zeros of the same shape. */
 const like = <D extends DType>(t: Tensor<D>): Tensor<D> =>
   zeros(t.shape, { engine: t.engine, dtype: t.dtype }) as Tensor as Tensor<D>;

@@ -1,8 +1,10 @@
 import {
+  cast,
   DTypeError,
   full,
   matmul,
   ones,
+  randn,
   scope,
   ShapeError,
   tensor,
@@ -14,6 +16,7 @@ import {
   assertClose,
   createRng,
   embedInView,
+  type FloatDType,
   floatDTypes,
   roundArray,
   toleranceFor,
@@ -54,14 +57,19 @@ const problem = fc
   });
 
 describe.each([...engines])("matmul on %s", (engine) => {
-  for (const dtype of floatDTypes) {
-    test(`${dtype}: alpha a b + beta out agrees with straight loops, for batches, broadcasts and strides`, () => {
+  const pairs = [
+    ...floatDTypes.map((dtype) => [dtype, dtype] as const),
+    ["float32", "float16"] as const,
+    ["float32", "bfloat16"] as const,
+  ];
+  for (const [dtype, right] of pairs) {
+    test(`${dtype} by ${right}: alpha a b + beta out agrees with straight loops, for batches, broadcasts and strides`, () => {
       fc.assert(
         fc.property(problem, ({ lead, M, K, N, alpha, beta, seed, a, b, out, thinA, thinB }) => {
           const rng = createRng(seed);
-          const draw = (shape: readonly number[]): Float64Array =>
-            roundArray(dtype, rng.normalArray(shape.reduce((x, n) => x * n, 1)));
-          const [x, y, z] = [draw(a.shape), draw(b.shape), draw(out.shape)];
+          const draw = (shape: readonly number[], as: FloatDType = dtype): Float64Array =>
+            roundArray(as, rng.normalArray(shape.reduce((x, n) => x * n, 1)));
+          const [x, y, z] = [draw(a.shape), draw(b.shape, right), draw(out.shape)];
           const batch = lead.reduce((p, n) => p * n, 1);
           const expected = new Float64Array(batch * M * N);
           for (let i = 0; i < batch; i++)
@@ -74,12 +82,19 @@ describe.each([...engines])("matmul on %s", (engine) => {
                 expected[at] = alpha * s + (beta === undefined ? 0 : beta * z[at]!);
               }
           const got = scope(() => {
-            const view = (r: typeof a, data: Float64Array): Tensor<typeof dtype> => {
+            const view = (r: typeof a, data: Float64Array, as: FloatDType = dtype): Tensor<"float32"> => {
               const { strides, offset } = viewLayout(r);
-              return place(engine, dtype, embedInView(r, data), r.shape, strides, offset);
+              return place(
+                engine,
+                as,
+                embedInView(r, data),
+                r.shape,
+                strides,
+                offset,
+              ) as Tensor as Tensor<"float32">;
             };
             const target = beta === undefined ? undefined : view(out, z);
-            const c = matmul(view(a, x), view(b, y), {
+            const c = matmul(view(a, x), view(b, y, right), {
               alpha,
               ...(beta !== undefined && { beta }),
               ...(target && { out: target }),
@@ -113,6 +128,21 @@ describe.each([...engines])("matmul on %s", (engine) => {
       expect([...toFloat64(matmul(a, b, { out: nan }))]).toEqual([0, 0, 0, 0]);
     });
   });
+  test("16-bit weights head by head give what they give as float32, in a view of the result too", () => {
+    scope(() => {
+      const [T, H, K, N] = [3, 4, 20, 5];
+      const x = randn([T, H, K], { engine, seed: 1 });
+      for (const dtype of ["float16", "bfloat16"] as const) {
+        const weight = cast(randn([H, N, K], { engine, seed: 2 }), dtype);
+        const out = zeros([T, H, N + 2], { engine });
+        const part = out.slice(-1, 0, N);
+        matmul(x.transpose(0, 1), weight.transpose(), { out: part.transpose(0, 1) });
+        const wide = matmul(x.transpose(0, 1), cast(weight, "float32").transpose()).transpose(0, 1);
+        expect(toFloat64(part)).toEqual(toFloat64(wide));
+        expect([...toFloat64(out.slice(-1, N))]).toEqual(new Array<number>(T * H * 2).fill(0));
+      }
+    });
+  });
   test("empty results are empty", () => {
     scope(() => {
       expect(matmul(zeros([0, 3], { engine }), ones([3, 2], { engine })).shape).toEqual([0, 2]);
@@ -129,7 +159,12 @@ describe.each([...engines])("matmul on %s", (engine) => {
         ShapeError,
       );
       const half = ones([3, 2], { engine, dtype: "float16" }) as Tensor as Tensor<"float32">;
-      expect(() => matmul(a, half)).toThrow(DTypeError);
+      expect(() => matmul(half, a)).toThrow(DTypeError);
+      expect(() => matmul(a, half, { out: ones([2, 2], { engine, dtype: "float16" }) })).toThrow(DTypeError);
+      const double = ones([2, 3], { engine, dtype: "float64" });
+      expect(() => matmul(double, half as Tensor as Tensor<"float64">)).toThrow(DTypeError);
+      const bytes = ones([3, 2], { engine, dtype: "uint8" }) as Tensor as Tensor<"float32">;
+      expect(() => matmul(a, bytes)).toThrow(DTypeError);
       const whole = tensor([[1]], undefined, { engine, dtype: "int32" }) as Tensor as Tensor<"float32">;
       expect(() => matmul(whole, whole)).toThrow(DTypeError);
     });

@@ -9,6 +9,7 @@ import type { ScoreStage } from "../oracle/attention-problem.ts";
 import { checkAttention, checkAttentionScores, checkHiddenKey } from "./attention.ts";
 import { checkAttentionBackward } from "./attention-backward.ts";
 import { checkLinear, checkLinearBackward, linearProblem } from "./linear.ts";
+import { checkNormRopeAppend, normRopeAppendProblem } from "./norm-rope-append.ts";
 import { appendProblem, checkKvAppend, checkQuantisedAppend } from "./kv-append.ts";
 import { checkPagedAttention, pagedProblem } from "./paged-attention.ts";
 import { checkSealPages, sealProblem } from "./seal-pages.ts";
@@ -168,6 +169,19 @@ export function sealPagesSuite(name: string, options: SuiteOptions = {}): void {
     test("the named pages hold the oracle's codes, scales and zeros, and no others", async () => {
       const property = fc.asyncProperty(sealProblem(), (p) => checkSealPages(subject, p));
       await fc.assert(property, some(runs, 1));
+    });
+  });
+}
+/** Norm, rotation and append in one: see {@link checkNormRopeAppend}. */
+export function normRopeAppendSuite(name: string, options: SuiteOptions = {}): void {
+  forEachSubject(name, "normRopeAppend", options, (subject, runs) => {
+    test("queries and pages are those of its parts, bit for bit, and agree with the oracle", async () => {
+      const property = fc.asyncProperty(normRopeAppendProblem(), (p) => checkNormRopeAppend(subject, p));
+      await fc.assert(property, some(runs, 2));
+    });
+    test("heads longer than a block of the kernels", async () => {
+      const property = fc.asyncProperty(normRopeAppendProblem(1300), (p) => checkNormRopeAppend(subject, p));
+      await fc.assert(property, some(runs, 1 / 10));
     });
   });
 }

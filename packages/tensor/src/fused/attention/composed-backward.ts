@@ -2,10 +2,10 @@ import { scope } from "../../core/scope.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { cast } from "../../ops/cast.ts";
 import { copyInto } from "../../ops/concat.ts";
-import { binary, div, exp, maskZero, mul, neg, sub, unary } from "../../ops/elementwise.ts";
+import { add, binary, div, exp, maskZero, mul, neg, sub, unary } from "../../ops/elementwise.ts";
 import { matmul } from "../../ops/matmul.ts";
 import { max, sum } from "../../ops/reduce.ts";
-import { dropper, finiteOnly, grouped, scores, splitHeads } from "./composed.ts";
+import { dropper, finiteOnly, grouped, notFiniteSeen, scores, splitHeads } from "./composed.ts";
 import type { AttentionBackwardPlan } from "./plan.ts";
 
 type F = Tensor<"float32">; // the accumulator dtype
@@ -31,13 +31,14 @@ export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
     const { q, k, v } = grouped(plan);
     const perRow = (t: Tensor): F => splitHeads(cast(t, q.dtype).permute(0, 2, 1, 3), Hkv, Hq) as F; // [B, S, Hq, Dv]
     const s = scores(q, k, rules, Hq);
-    // A row that sees nothing has no gradient, whatever stands in its dOut.
-    const open = max(cast(s.allowed, q.dtype) as F, last);
+    const { keep, drop } = dropper(plan);
+    const used = keep === undefined ? s.allowed : (binary("and", s.allowed, keep) as Mask);
+    // A row that sees nothing, or drops all that it sees, has no gradient, whatever stands in its dOut.
+    const open = max(cast(used, q.dtype) as F, last);
     const dOut = maskZero(perRow(plan.dOut), unary("not", binary("lessEqual", open, 0)) as Mask);
     const lse = splitHeads(plan.lse, Hkv, Hq).unsqueeze(-1) as F; // [B, Hkv, G, S, 1]
     const p = maskZero(exp(sub(s.masked, lse)), s.allowed);
     const delta = sum(mul(dOut, perRow(plan.out)), last);
-    const { drop } = dropper(plan);
     const dp = drop(matmul(dOut, v.transpose()));
     const ds = maskZero(mul(p, sub(dp, delta)), s.allowed);
     const slope =
@@ -47,10 +48,13 @@ export function attentionBackwardComposed(plan: AttentionBackwardPlan): void {
     const dq = matmul(dRaw, finiteOnly(k), { alpha: rules.scale });
     copyInto(dq.reshape([B, Hq, S, D]).permute(0, 2, 1, 3), plan.dq);
     // The G heads of a group read one key head: their rows add up in the product.
-    const rows = (t: F): F => t.contiguous().reshape([B, Hkv, -1, t.shape[4]!]) as F;
+    const rows = <T extends Tensor>(t: T): T => t.contiguous().reshape([B, Hkv, -1, t.shape[4]!]) as T;
     const dk = matmul(rows(dRaw).transpose() as F, rows(finiteOnly(q)), { alpha: rules.scale });
     copyInto(dk.permute(0, 2, 1, 3), plan.dk);
-    const dv = matmul(rows(drop(p)).transpose() as F, rows(dOut));
+    const dv = add(
+      matmul(rows(drop(p)).transpose() as F, rows(finiteOnly(dOut))),
+      notFiniteSeen(rows(used).transpose() as Mask, rows(dOut)),
+    );
     copyInto(dv.permute(0, 2, 1, 3), plan.dv);
     if (plan.dMask !== undefined) reduceToMask(ds.reshape([B, Hq, S, Sk]) as F, plan.dMask);
     if (plan.dSinks !== undefined) {

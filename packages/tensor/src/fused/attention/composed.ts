@@ -94,8 +94,8 @@ export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
 export function finiteOnly(x: F): F {
   return maskZero(x, unary("isFinite", x) as Mask);
 }
-/** The sum of what is not finite among the values that each row uses: 0, an infinity, or NaN. [B, Hkv, G, S, Dv], or a scalar 0. */
-function notFiniteSeen(allowed: Mask, v: F): F {
+/** The sum of what is not finite among the rows of v [..., n, m] that each row of `allowed` [..., l, n] uses: 0, an infinity, or NaN. [..., l, m], or a scalar 0. */
+export function notFiniteSeen(allowed: Mask, v: F): F {
   const zero = full([], 0, { dtype: v.dtype, engine: v.engine }) as F;
   const odd = unary("not", unary("isFinite", v)) as Mask;
   // On the host it costs little to see that there is none, and three products are saved. A tape cannot look: a replay has other values.

@@ -1,9 +1,10 @@
-import { DTYPES, type FloatDType } from "../../core/dtype.ts";
+import type { FloatDType } from "../../core/dtype.ts";
 import { ShapeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { allocate, show, type Tensor } from "../../core/tensor.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { floatOnly, oneEngine, sameDType } from "../../ops/check.ts";
+import { isMixedProduct } from "../../ops/matmul.ts";
 
 declare const checked: unique symbol;
 /** A checked linear map out = x @ weight^T + bias. Only {@link planLinear} makes one. */
@@ -32,8 +33,7 @@ export function planLinear(
 ): { readonly plan: LinearPlan; readonly result: Tensor } {
   const engine = oneEngine("linear", x, weight, bias);
   floatOnly("linear", x);
-  const mixed = x.dtype === "float32" && DTYPES[weight.dtype].isFloat && DTYPES[weight.dtype].bytes === 2;
-  if (!mixed) sameDType("linear", x, weight);
+  if (!isMixedProduct(x, weight)) sameDType("linear", x, weight);
   sameDType("linear", x, bias);
   const K = x.shape[x.rank - 1];
   if (x.rank < 1 || weight.rank !== 2 || weight.shape[1] !== K) {

@@ -37,11 +37,12 @@ function canonical(x: Tensor, axis: number): Tensor<FloatDType> {
   const shape: Shape = [1, 1, sizeOf(lead), n];
   return (x.isContiguous || x.size === 0 ? x : x.contiguous()).reshape(shape) as Tensor<FloatDType>;
 }
-function prepare(
+/** The fields of a plan besides x: weight flat in the accumulator's dtype. Throws as {@link planRmsNorm}. */
+export function checkRmsNorm(
   x: Tensor,
   weight: Tensor | undefined,
   o: RmsNormOptions,
-): Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset"> & { axis: number } {
+): Pick<RmsNormPlan, "weight" | "eps" | "unitOffset"> & { readonly axis: number } {
   floatOnly("rmsNorm", x);
   const axis = normalizeAxis(o.axis ?? -1, x.rank, "rmsNorm");
   const normalized = x.shape.slice(axis);
@@ -67,7 +68,15 @@ function prepare(
     }
   }
   const flat = weight && cast(weight.contiguous().reshape([-1]), accumulatorOf(x.dtype as FloatDType));
-  return { x: canonical(x, axis), weight: flat, eps, unitOffset: o.unitOffset ?? false, axis };
+  return { weight: flat, eps, unitOffset: o.unitOffset ?? false, axis };
+}
+function prepare(
+  x: Tensor,
+  weight: Tensor | undefined,
+  o: RmsNormOptions,
+): Pick<RmsNormPlan, "x" | "weight" | "eps" | "unitOffset"> & { axis: number } {
+  const parts = checkRmsNorm(x, weight, o);
+  return { ...parts, x: canonical(x, parts.axis) };
 }
 /**
  * Checks an RMS norm and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError, ArgumentError,

@@ -51,17 +51,13 @@ function checkRows(positions: Tensor, rows: number): void {
     }
   }
 }
-/**
- * Checks a rotation and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError,
- * ArgumentError (position outside the tables), DeviceError, DisposedError, OutOfMemoryError.
- */
-export function planRope(
+/** The fields of a plan that say how x turns; x as [B, S, H, D]. Throws as {@link planRope}. */
+export function checkRope(
   x: Tensor,
   cos: Tensor,
   sin: Tensor,
   o: RopeOptions,
-  inverse: boolean,
-): { plan: RopePlan; result: Tensor } {
+): Pick<RopePlan, "engine" | "x" | "cos" | "sin" | "positions" | "rotaryDim" | "pairing"> {
   const engine = oneEngine("rope", x, cos, sin, o.positions);
   floatOnly("rope", x);
   if (x.rank !== 4 && x.rank !== 3) {
@@ -94,18 +90,21 @@ export function planRope(
   const given = o.positions?.rank === 1 ? o.positions.broadcastTo([B, o.positions.shape[0]!]) : o.positions;
   const positions = given ?? arange(0, S, 1, { engine }).broadcastTo([B, S]);
   checkPositions(positions, B, S, cos.shape[0]!);
-  const result = allocate(engine, view.dtype, x.shape);
+  return { engine, x: view, cos, sin, positions, rotaryDim: 2 * half, pairing: o.pairing ?? "half" };
+}
+/**
+ * Checks a rotation and allocates its result. Temporaries belong to the caller's scope. Throws ShapeError, DTypeError,
+ * ArgumentError (position outside the tables), DeviceError, DisposedError, OutOfMemoryError.
+ */
+export function planRope(
+  x: Tensor,
+  cos: Tensor,
+  sin: Tensor,
+  o: RopeOptions,
+  inverse: boolean,
+): { plan: RopePlan; result: Tensor } {
+  const parts = checkRope(x, cos, sin, o);
+  const result = allocate(parts.engine, parts.x.dtype, x.shape);
   const out = x.rank === 4 ? result : result.unsqueeze(0);
-  const plan = {
-    engine,
-    x: view,
-    cos,
-    sin,
-    positions,
-    out,
-    rotaryDim: 2 * half,
-    pairing: o.pairing ?? "half",
-    inverse,
-  };
-  return { plan: plan as unknown as RopePlan, result };
+  return { plan: { ...parts, out, inverse } as unknown as RopePlan, result };
 }

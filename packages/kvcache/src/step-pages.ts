@@ -1,0 +1,175 @@
+import { OutOfMemoryError } from "@heed/tensor";
+import type { BlockPool } from "./block-pool.ts";
+import { noteFences } from "./fences.ts";
+import {
+  type CacheState,
+  type GroupState,
+  grown,
+  type PageList,
+  pagesFor,
+  type Replaced,
+  type SequenceState,
+} from "./state.ts";
+
+/** One sequence of a step. */
+export interface StepEntry {
+  readonly sequence: SequenceState;
+  /** New tokens of this step. */
+  readonly tokens: number;
+}
+/** The pages that a step has brought into its sequences' lists. */
+export interface StepPages {
+  readonly fresh: readonly Int32Array[]; // per group, in the order in which they are taken
+  readonly replaced: readonly Replaced[];
+}
+type Tails = ReadonlyMap<SequenceState, number>; // sequences that may not write to their last page, and that page's number
+
+const NO_TAILS: Tails = new Map();
+const NO_PAGES = new Int32Array(0);
+
+/** Whether somebody besides its sequences may read rows of a tail page that are about to be written. */
+function mayBeRead(pool: BlockPool, list: PageList, page: number): boolean {
+  return pool.content(page) !== 0 || (list.tailFenced && pool.fences(page) > 0);
+}
+/** What a step needs of one group. */
+interface Need {
+  readonly pages: number;
+  readonly tails: Tails;
+}
+/** Counts the pages that a step needs of a group. Divides only where a page is full: a decode step asks this of every sequence. */
+function needOf(group: GroupState, n: number, entries: readonly StepEntry[]): Need {
+  const { pool, layout } = group;
+  const { pageSize } = layout;
+  let pages = 0;
+  let suspects: StepEntry[] | undefined;
+  for (const entry of entries) {
+    const { sequence, tokens } = entry;
+    if (tokens === 0) continue;
+    const list = sequence.lists[n]!;
+    const room = list.count * pageSize - sequence.length; // rows left in the last page
+    if (tokens > room) pages += Math.ceil((tokens - room) / pageSize);
+    if (room === 0) continue;
+    const tail = list.ids[list.count - 1]!;
+    if (pool.references(tail) > 1 || mayBeRead(pool, list, tail)) (suspects ??= []).push(entry);
+  }
+  const tails = suspects === undefined ? NO_TAILS : tailsToCopy(pool, n, suspects);
+  return { pages: pages + tails.size, tails };
+}
+/**
+ * The tail pages that the step may not write to, of those that are shared, published, or read by fenced work. Where all who share a page
+ * are in the step, the longest of them keeps it: it writes behind the rows of all others, which therefore still find theirs if the step
+ * is cancelled.
+ */
+function tailsToCopy(pool: BlockPool, n: number, suspects: readonly StepEntry[]): Tails {
+  const tails = new Map<SequenceState, number>();
+  for (const { sequence } of suspects) {
+    const { ids, count } = sequence.lists[n]!;
+    tails.set(sequence, ids[count - 1]!);
+  }
+  for (const [page, owners] of Map.groupBy(tails, ([, tail]) => tail)) {
+    if (owners.length < pool.references(page)) continue;
+    if (owners.some(([sequence]) => mayBeRead(pool, sequence.lists[n]!, page))) continue;
+    tails.delete(owners.reduce((a, b) => (b[0].length > a[0].length ? b : a))[0]);
+  }
+  return tails;
+}
+function requireRoom({ pool, layout }: GroupState, needed: number): void {
+  const { available, count: total } = pool;
+  if (needed <= available) return;
+  throw new OutOfMemoryError(
+    `[kvcache.reserve] the step needs ${needed} pages of ${layout.pageSize} tokens, but ${available} of ${total} are free; release or truncate a sequence, or ask for fewer tokens`,
+    { needed, free: available, total },
+  );
+}
+/** Puts pages that the pool will hand out next into the sequences' lists of one group; the pool itself is not touched. */
+function listPages(
+  cache: CacheState,
+  n: number,
+  entries: readonly StepEntry[],
+  tails: Tails,
+  fresh: Int32Array,
+  replaced: Replaced[],
+): void {
+  const { pageSize } = cache.groups[n]!.layout;
+  let next = 0;
+  for (const { sequence, tokens } of entries) {
+    const list = sequence.lists[n]!;
+    const tail = tails === NO_TAILS ? undefined : tails.get(sequence);
+    if (tail === undefined && sequence.length + tokens <= list.count * pageSize) continue;
+    const wanted = pagesFor(sequence.length + tokens, pageSize);
+    if (tail !== undefined) {
+      const at = list.count - 1;
+      replaced.push({ group: n, sequence, at, page: tail });
+      list.ids[at] = fresh[next++]!;
+    }
+    list.ids = grown(list.ids, wanted);
+    while (list.count < wanted) list.ids[list.count++] = fresh[next++]!;
+    list.stamp = ++cache.stamp;
+  }
+}
+/**
+ * Chooses the pages of a step and lists them in its sequences, in every group or in none; {@link takePages} or {@link unlistPages}
+ * must follow. Throws OutOfMemoryError when a group has not enough.
+ */
+export function choosePages(cache: CacheState, entries: readonly StepEntry[]): StepPages {
+  const needs = cache.groups.map((group, n) => needOf(group, n, entries));
+  cache.groups.forEach((group, n) => requireRoom(group, needs[n]!.pages));
+  const fresh = needs.map(({ pages }, n) => (pages === 0 ? NO_PAGES : cache.groups[n]!.pool.peek(pages)));
+  const replaced: Replaced[] = [];
+  for (let n = 0; n < fresh.length; n++) listPages(cache, n, entries, needs[n]!.tails, fresh[n]!, replaced);
+  return { fresh, replaced };
+}
+/** Takes the chosen pages from the pools and copies the rows of replaced tails. Throws what a copy throws; then no page is taken. */
+export function takePages(cache: CacheState, { fresh, replaced }: StepPages): void {
+  fresh.forEach((pages, n) => {
+    const group = cache.groups[n]!;
+    for (const page of pages) {
+      group.pool.claim(page);
+      if (page > group.touched) group.touched = page;
+    }
+  });
+  try {
+    for (const { group, sequence, at, page } of replaced) {
+      const { storage, layout } = cache.groups[group]!;
+      storage.copyRows(page, sequence.lists[group]!.ids[at]!, sequence.length % layout.pageSize);
+    }
+  } catch (error) {
+    restorePages(cache, fresh);
+    throw error;
+  }
+}
+function restorePages(cache: CacheState, fresh: StepPages["fresh"]): void {
+  fresh.forEach((pages, n) => {
+    for (let i = pages.length - 1; i >= 0; i--) cache.groups[n]!.pool.restore(pages[i]!);
+  });
+}
+/** Makes the lists what they were before {@link choosePages}. */
+export function unlistPages(cache: CacheState, entries: readonly StepEntry[], { replaced }: StepPages): void {
+  cache.groups.forEach(({ layout }, n) => {
+    for (const { sequence } of entries) {
+      const list = sequence.lists[n]!;
+      const kept = pagesFor(sequence.length, layout.pageSize);
+      if (list.count === kept) continue;
+      list.count = kept;
+      list.stamp = ++cache.stamp;
+    }
+  });
+  for (const { group, sequence, at, page } of replaced) {
+    const list = sequence.lists[group]!;
+    list.ids[at] = page;
+    list.stamp = ++cache.stamp;
+  }
+}
+/** Undoes a step's pages: the free list becomes what it was, unless others have used it since. */
+export function returnPages(cache: CacheState, entries: readonly StepEntry[], pages: StepPages): void {
+  unlistPages(cache, entries, pages);
+  restorePages(cache, pages.fresh);
+  for (const { sequence, tokens } of entries) if (tokens > 0) noteFences(sequence);
+}
+/** Lets go of the tails that have been replaced for good. */
+export function dropReplaced(cache: CacheState, { replaced }: StepPages): void {
+  for (const { group, sequence, page } of replaced) {
+    cache.groups[group]!.pool.release(page);
+    sequence.lists[group]!.tailFenced = false;
+  }
+}

@@ -77,7 +77,7 @@ void Run(const Case& c) {
   Array k_pages = p.Pages(c.d), v_pages = p.Pages(c.dv), want_k = p.Pages(c.d), want_v = p.Pages(c.dv);
   Array out(c.dtype, {c.tokens, c.hq, c.d}, c.layout);
   const Array q = p.Apart(p.rows.q, p.q_weight, c.q_norm), k = p.Apart(p.rows.k, p.k_weight, c.k_norm);
-  heed_kv_append append = {sizeof append, 0, k.View(), p.rows.v.View(), want_k.View(), want_v.View(), p.slots.View()};
+  heed_kv_append append = {sizeof append, 0, k.View(), p.rows.v.View(), want_k.View(), want_v.View(), p.slots.View(), {}, {}, 0};
   Ok(heed_kv_append_run(&append), "kv_append");
   for (int threads : {1, 2}) {
     heed_set_threads(threads);

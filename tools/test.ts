@@ -34,8 +34,10 @@ function addUp(report: string, exitCode: number): void {
   // Errors outside tests (a file that does not load) make bun exit with 1 while no test failed.
   counts.failed += failed > 0 || exitCode === 0 ? failed : 1;
 }
+// Bun 1.4.5 does not heed bunfig.toml's timeout, and its default of 5 s is short on busy cores.
+const TIMEOUT_MS = "30000";
 const filters = process.argv.slice(2);
-const tests = Bun.spawn([bun, "test", "--parallel", "--dots", ...filters], {
+const tests = Bun.spawn([bun, "test", "--parallel", "--dots", "--timeout", TIMEOUT_MS, ...filters], {
   cwd: root,
   env: { ...process.env, NO_COLOR: "1" },
   stdio: ["ignore", "inherit", "pipe"],

@@ -25,6 +25,23 @@ function linksOf(page: string, text: string): { readonly words: string; readonly
   const links = text.matchAll(/\[([^\]]+)\]\((?!https?:)([^)#]+)\)/g);
   return [...links].map(([, words, link]) => ({ words: words!, path: join(page, "..", link!) }));
 }
+/** Whether a source has a test with this in its title: in one line, in quotes, of which a test.each or a template may have more. */
+function hasTitle(source: string, words: string): boolean {
+  const isQuoted = (text: string): boolean => /["`]/.test(text);
+  return source.split("\n").some((line) => {
+    const at = line.indexOf(words);
+    return at >= 0 && isQuoted(line.slice(0, at)) && isQuoted(line.slice(at + words.length));
+  });
+}
+/** The last cell of every row links one test that is there. */
+async function expectTests(page: string, rows: readonly string[][]): Promise<void> {
+  for (const cells of rows) {
+    const links = linksOf(page, cells.at(-1)!);
+    expect([cells[0], links.length]).toEqual([cells[0], 1]);
+    const { words, path } = links[0]!;
+    expect([path, words, hasTitle(await read(path), words)]).toEqual([path, words, true]);
+  }
+}
 describe("the page that maps zerfoo's symbols", async () => {
   const page = "docs/from-zerfoo.md";
   const text = await read(page);
@@ -42,21 +59,18 @@ describe("the page that maps zerfoo's symbols", async () => {
     expect(symbols.length).toBe(new Set(symbols).size);
     expect(symbols.length).toBe(165);
   });
-  test("names tests that are there", async () => {
-    for (const cells of rows) {
-      const links = linksOf(page, cells.at(-1)!);
-      expect([cells[0], links.length]).toEqual([cells[0], 1]);
-      const { words, path } = links[0]!;
-      const source = await read(path);
-      // A title stands in one line, in quotes; a test.each or a template may have more of it.
-      const isTitle = source.split("\n").some((line) => {
-        const at = line.indexOf(words);
-        const isQuoted = (text: string): boolean => /["`]/.test(text);
-        return at >= 0 && isQuoted(line.slice(0, at)) && isQuoted(line.slice(at + words.length));
-      });
-      expect([path, words, isTitle]).toEqual([path, words, true]);
-    }
+  test("names tests that are there", () => expectTests(page, rows));
+});
+describe("the page of what the cache guarantees", async () => {
+  const page = "docs/guides/kvcache-properties.md";
+  const rows = rowsOf(await read(page));
+
+  test("has two cells in each row, and nothing twice in a table", () => {
+    expect(rows.length).toBeGreaterThan(80);
+    expect(rows.filter((cells) => cells.length !== 2 || cells.includes(""))).toEqual([]);
+    expect(new Set(rows.map(([what]) => what)).size).toBe(rows.length);
   });
+  test("names tests that are there", () => expectTests(page, rows));
 });
 describe("pages of layers", () => {
   const pages = [...new Bun.Glob("docs/layers/*.md").scanSync(root)].toSorted();

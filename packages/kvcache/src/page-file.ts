@@ -61,9 +61,9 @@ export class PageFile {
       },
     );
   }
-  /** Closes the file. */
+  /** Closes the file. Never rejects: it was only read, so that a close that fails loses nothing. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#file.close();
+    await this.#file.close().catch(() => undefined);
   }
 }
 /** Reads until `bytes` is full. */

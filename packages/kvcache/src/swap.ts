@@ -124,11 +124,10 @@ async function bring(
     await read(sinkOf(state, places));
     requireStillOpen(state, what);
   } catch (error) {
-    if (!state.released) {
-      fence[Symbol.dispose]();
-      emptyLists(state);
-      state.away = away;
-    }
+    requireStillOpen(state, what); // its release drops the entry, so that reading may have found none
+    fence[Symbol.dispose]();
+    emptyLists(state);
+    state.away = away;
     throw error;
   }
   state.away = undefined;

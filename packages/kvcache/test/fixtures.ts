@@ -17,7 +17,7 @@ import {
   type Pages,
   type PageTable,
   scope,
-  type Tensor,
+  Tensor,
   tensor,
 } from "@heed/tensor";
 import {
@@ -67,18 +67,20 @@ export function faulty(name = "portable"): Faulty {
   };
   return { engine, arm: (n) => (left = n), fired: () => left <= 0 };
 }
-/** Fills every row of every page with NaN, those in use as well. */
+/** Fills every row of every page with NaN, those in use as well; of quantised pages the scales. */
 export function poisonAll(cache: KvCache): void {
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
-    const { dtype, valuesInKeys } = layoutOf(cache, layer);
-    const { kPages, vPages } = floatView(step.view(layer));
-    for (const pages of valuesInKeys ? [kPages] : [kPages, vPages])
+    const { valuesInKeys } = layoutOf(cache, layer);
+    const { kPages, vPages } = step.view(layer);
+    for (const held of valuesInKeys ? [kPages] : [kPages, vPages]) {
+      const pages = held instanceof Tensor ? held : held.scales;
       scope(() =>
         poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, {
-          dtype: dtype as FloatDType,
+          dtype: pages.dtype as FloatDType,
         }),
       );
+    }
   }
 }
 /** What the group of one layer stores; of a layer that does not exist, what the first group does. */

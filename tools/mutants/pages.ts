@@ -115,4 +115,12 @@ export const pageMutants: readonly Mutant[] = [
     becomes: "if (group > n) all.add(page);",
     tests: ["fences", "fork", "model"],
   },
+  {
+    bug: "a fork that was cut back writes over rows that fenced work reads",
+    origin: "likely",
+    file: `${src}/fences.ts`,
+    text: "if (!sequences.has(other)) noteFences(other);",
+    becomes: "if (other === undefined) noteFences(other);",
+    tests: ["fences"],
+  },
 ];

@@ -41,6 +41,8 @@ export function raise(
   pages.forEach((list, n) => list.forEach((page) => cache.groups[n]!.pool.fence(page)));
   const fence: OpenFence = { pages, done, open: true };
   cache.fences.add(fence);
+  // A fork that was cut back before may be the last to refer to a page, and would then add to it in place.
+  for (const other of cache.sequences) if (!sequences.has(other)) noteFences(other);
   cache.observer?.({ op: "fence", fence, sequences });
   return new Fence(cache, fence);
 }

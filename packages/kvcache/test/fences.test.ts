@@ -112,6 +112,19 @@ describe("a fence", () => {
     cache.check();
     cache[Symbol.dispose]();
   });
+  test("keeps such rows from a fork that was cut back before, and is the last to refer to the page", () => {
+    const { cache, sequence } = started(7);
+    const [fork] = sequence.fork(1);
+    fork!.truncate(5);
+    using fence = cache.fence([sequence]);
+    sequence.release();
+    append(cache, [[fork!, [90, 91]]]);
+    expect(fence.isOpen).toBe(true);
+    expect(Array.from(fork!.pages)).toEqual([1, 3]);
+    expect(contents(cache, fork!, 0)).toEqual(expected(cache, [...idsFrom(0, 5), 90, 91], 0));
+    cache.check();
+    cache[Symbol.dispose]();
+  });
   test("does not make a sequence that only grows copy its tail", () => {
     const { cache, sequence } = started(5);
     using fence = cache.fence([sequence]);

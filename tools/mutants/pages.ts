@@ -119,8 +119,8 @@ export const pageMutants: readonly Mutant[] = [
     bug: "a fork that was cut back writes over rows that fenced work reads",
     origin: "likely",
     file: `${src}/fences.ts`,
-    text: "if (!sequences.has(other)) noteFences(other);",
-    becomes: "if (other === undefined) noteFences(other);",
+    text: "if (!sequences.has(other)) noteShared(other, sequences);",
+    becomes: "if (other === undefined) noteShared(other, sequences);",
     tests: ["fences"],
   },
 ];

@@ -68,9 +68,11 @@ export class PageStorage {
   readonly pages: number;
   /** Bytes of one page over all layers. */
   readonly pageBytes: number;
+  readonly #engine: Engine;
   readonly #layers: LayerPlanes[] = [];
   /** Memory for pages 0 .. count, or OutOfMemoryError and none. */
   constructor(engine: Engine, layout: GroupLayout, count: number) {
+    this.#engine = engine;
     this.layout = layout;
     this.pages = count + 1;
     this.pageBytes = bytesPerPage(layout);
@@ -139,16 +141,38 @@ export class PageStorage {
    * cannot read the memory.
    */
   readPage(page: number, rows: number = this.layout.pageSize): Uint8Array<ArrayBuffer> {
+    return this.#join(this.#parts(page), rows);
+  }
+  #join(parts: readonly Uint8Array[], rows: number): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(this.pageBytes);
     let at = 0;
-    for (const part of this.#parts(page)) {
+    for (const part of parts) {
       bytes.set(part, at);
       if (rows < this.layout.pageSize) clearRows(bytes.subarray(at, at + part.length), this.layout, rows);
       at += part.length;
     }
     return bytes;
   }
-  /** Stores what {@link readPage} returned. Throws ArgumentError for a wrong number of bytes or the null page, DeviceError. */
+  /** {@link readPage}, or on a device a promise of it: the page as the calls before this one leave it, whatever follows. */
+  fetchPage(
+    page: number,
+    rows: number = this.layout.pageSize,
+  ): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>> {
+    return this.#engine.device === "cpu" ? this.readPage(page, rows) : this.#download(page, rows);
+  }
+  async #download(page: number, rows: number): Promise<Uint8Array<ArrayBuffer>> {
+    const parts = this.#flats(page);
+    try {
+      const arrays = await Promise.all(parts.map((part) => part.read()));
+      return this.#join(
+        arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)),
+        rows,
+      );
+    } finally {
+      for (const part of parts) part[Symbol.dispose]();
+    }
+  }
+  /** Stores what {@link readPage} returned. Throws ArgumentError for a wrong number of bytes or the null page. */
   writePage(page: number, bytes: Uint8Array): void {
     if (bytes.length !== this.pageBytes || page < 1) {
       throw new ArgumentError(
@@ -157,26 +181,45 @@ export class PageStorage {
       );
     }
     let at = 0;
-    for (const part of this.#parts(page)) {
-      part.set(bytes.subarray(at, at + part.length));
-      at += part.length;
+    if (this.#engine.device === "cpu") {
+      for (const part of this.#parts(page)) {
+        part.set(bytes.subarray(at, at + part.length));
+        at += part.length;
+      }
+      return;
     }
+    for (const part of this.#flats(page)) {
+      using target = part;
+      const { array, bytes: width } = DTYPES[target.dtype];
+      const own = bytes.slice(at, at + target.size * width);
+      target.engine.upload(new array(own.buffer, 0, target.size), target);
+      at += own.length;
+    }
+  }
+  #requirePage(page: number): void {
+    if (Number.isInteger(page) && page >= 0 && page < this.pages) return;
+    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${this.pages - 1}`, {
+      page,
+      pages: this.pages,
+    });
+  }
+  /** Tensors over a page's memory, one for each owned tensor of each layer; the caller disposes them. */
+  #flats(page: number): Tensor[] {
+    this.#requirePage(page);
+    return this.#layers.flatMap(({ owned }) =>
+      owned.map((held) => held.flat((held.size / this.pages) * page, held.size / this.pages)),
+    );
   }
   /** A page's memory, one part for each owned tensor of each layer. */
   #parts(page: number): Uint8Array[] {
-    if (!Number.isInteger(page) || page < 0 || page >= this.pages) {
-      throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${this.pages - 1}`, {
-        page,
-        pages: this.pages,
-      });
-    }
+    this.#requirePage(page);
     return this.#layers.flatMap(({ owned }) =>
       owned.map(({ tensor, byteLength }) => {
         const bytes = byteLength / this.pages;
         const part = tensor.storage.hostPart(page * bytes, bytes);
         if (part === undefined) {
           throw new DeviceError(
-            `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; read them by tensor.read()`,
+            `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; fetch them`,
           );
         }
         return new Uint8Array(part.buffer, page * bytes - part.start, bytes);

@@ -119,20 +119,20 @@ function problems(
     }),
   );
 }
-function check(
+async function check(
   engine: Engine,
   c: UnaryCase | BinaryCase,
   operands: readonly DType[],
   run: (x: Tensor[], out: Tensor) => void,
-): void {
+): Promise<void> {
   const dtype = operands[0]!;
   const gives = c.gives ?? dtype;
-  fc.assert(
-    fc.property(problems(operands), ({ values, at, out: outAt }) => {
+  await fc.assert(
+    fc.asyncProperty(problems(operands), async ({ values, at, out: outAt }) => {
       const x = values.map((v, i) => place(engine, operands[i]!, at[i]!, v));
       using out = place(engine, gives, outAt);
       run(x, out);
-      const seen = x.map(elements);
+      const seen = await Promise.all(x.map(elements));
       const expected = seen[0]!.map((_, i) =>
         expectation(
           c,
@@ -140,7 +140,7 @@ function check(
           seen.map((v) => v[i]!),
         ),
       );
-      expectElements(out, expected, tolerances(gives, c.ulps, expected));
+      await expectElements(out, expected, tolerances(gives, c.ulps, expected));
       for (const t of x) t[Symbol.dispose]();
     }),
     { numRuns: 40 },
@@ -149,22 +149,22 @@ function check(
 export function elementwiseSuite(engine: Engine): void {
   describe("elementwise", () => {
     for (const [op, c] of Object.entries(UNARY) as [UnaryOp, UnaryCase][]) {
-      test.each([...c.dtypes])(`${op} of %s`, (dtype) => {
-        check(engine, c, [dtype], ([x], out) => engine.unary(op, x!, out));
+      test.each([...c.dtypes])(`${op} of %s`, async (dtype) => {
+        await check(engine, c, [dtype], ([x], out) => engine.unary(op, x!, out));
       });
     }
     for (const [op, c] of Object.entries(BINARY) as [BinaryOp, BinaryCase][]) {
       const second = (dtype: DType): DType => (op.startsWith("mask") ? "bool" : dtype);
-      test.each([...c.dtypes])(`${op} of %s`, (dtype) => {
-        check(engine, c, [dtype, second(dtype)], ([a, b], out) => engine.binary(op, a!, b!, out));
+      test.each([...c.dtypes])(`${op} of %s`, async (dtype) => {
+        await check(engine, c, [dtype, second(dtype)], ([a, b], out) => engine.binary(op, a!, b!, out));
       });
     }
-    test.each([...NUMBERS])("add in place, %s", (dtype) => {
+    test.each([...NUMBERS])("add in place, %s", async (dtype) => {
       const layout = { shape: [3, 67], strides: [-67, 1], offset: 134, length: 201 };
       const numbers = Array.from({ length: 201 }, (_, i) => (dtype === "int64" ? BigInt(i) : i % 32));
       using a = place(engine, dtype, layout, numbers);
       engine.binary("add", a, a, a);
-      expectElements(
+      await expectElements(
         a,
         numbers.map((x) => (typeof x === "bigint" ? 2n * x : 2 * x)),
       );

@@ -44,7 +44,7 @@ const pairs = ALL.flatMap((from) => ALL.map((to) => [from, to] as const));
 
 export function copySuite(engine: Engine): void {
   describe("copy", () => {
-    test.each(pairs)("%s to %s", (from, to) => {
+    test.each(pairs)("%s to %s", async (from, to) => {
       // A whole number of more than 53 bits may be rounded twice on its way.
       const loose = from === "int64" && isFloat(to) ? PRECISION[to].ulp : 0;
       const problem = shapes(0, 4).chain((shape) =>
@@ -54,18 +54,18 @@ export function copySuite(engine: Engine): void {
           outAt: layouts(shape, false),
         }),
       );
-      fc.assert(
-        fc.property(problem, ({ values, at, outAt }) => {
+      await fc.assert(
+        fc.asyncProperty(problem, async ({ values, at, outAt }) => {
           using x = place(engine, from, at, values);
           using out = place(engine, to, outAt);
           engine.copy(x, out);
-          const expected = elements(x).map((v) => converted(from, to, v));
-          expectElements(out, expected, (i) => loose * Math.abs(Number(expected[i])));
+          const expected = (await elements(x)).map((v) => converted(from, to, v));
+          await expectElements(out, expected, (i) => loose * Math.abs(Number(expected[i])));
         }),
         { numRuns: 30 },
       );
     });
-    test.each([...ALL])("a large transpose of %s keeps every bit", (dtype) => {
+    test.each([...ALL])("a large transpose of %s keeps every bit", async (dtype) => {
       const [rows, columns] = [67, 130];
       const at = { shape: [columns, rows], strides: [1, columns], offset: 0, length: rows * columns };
       const outAt = { shape: [columns, rows], strides: [rows, 1], offset: 0, length: rows * columns };
@@ -76,11 +76,11 @@ export function copySuite(engine: Engine): void {
       using x = place(engine, dtype, at, values);
       using out = place(engine, dtype, outAt);
       engine.copy(x, out);
-      expectElements(out, elements(x));
+      await expectElements(out, await elements(x));
     });
     test.each(["float64", "float32"] as const)(
       "%s at the edges of int32, int64 and uint8 saturates",
-      (dtype) => {
+      async (dtype) => {
         const edges = [
           2 ** 31,
           -(2 ** 31),
@@ -102,13 +102,34 @@ export function copySuite(engine: Engine): void {
           using x = place(engine, dtype, at, edges);
           using out = place(engine, to, at);
           engine.copy(x, out);
-          expectElements(
+          await expectElements(
             out,
             edges.map((v) => saturated(to, v)),
           );
         }
       },
     );
+    test.each(["float16", "bfloat16"] as const)("float64 and int32 to %s are rounded once", async (to) => {
+      // Just beside the middle of two neighbours: rounded to float32 first, they would lie on it and go to the even one.
+      const bits = to === "float16" ? 10 : 7;
+      const middles = [1, 3].map((n) => 1 + n * 2 ** -(bits + 1));
+      const values = middles.flatMap((m) => [m + 2 ** -40, m - 2 ** -40, -m - 2 ** -40, -m + 2 ** -40]);
+      const whole = to === "bfloat16" ? middles.flatMap((m) => [m * 2 ** 30 + 1, m * 2 ** 30 - 1]) : [];
+      for (const [from, given] of [
+        ["float64", values],
+        ["int32", whole],
+      ] as const) {
+        if (given.length === 0) continue;
+        const at = { shape: [given.length], strides: [1], offset: 0, length: given.length };
+        using x = place(engine, from, at, given);
+        using out = place(engine, to, at);
+        engine.copy(x, out);
+        await expectElements(
+          out,
+          given.map((v) => rounded(to, v)),
+        );
+      }
+    });
   });
   describe("upload and read", () => {
     test.each([...ALL])("%s comes back as it went in, and strided reads are row-major", async (dtype) => {

@@ -46,35 +46,35 @@ function placeRows(engine: Engine, p: Problem) {
 }
 export function gatherSuite(engine: Engine): void {
   describe("gather and scatterAdd", () => {
-    test.each([...ALL])("gather rows of %s", (dtype) => {
-      fc.assert(
-        fc.property(problems(dtype, true), (p) => {
+    test.each([...ALL])("gather rows of %s", async (dtype) => {
+      await fc.assert(
+        fc.asyncProperty(problems(dtype, true), async (p) => {
           using x = place(engine, dtype, p.xAt, p.x);
           using rows = placeRows(engine, p);
           using out = place(engine, dtype, p.yAt);
           engine.gather(x, rows, out);
-          const from = elements(x);
+          const from = await elements(x);
           const width = from.length / p.xAt.shape[0]!;
-          expectElements(
+          await expectElements(
             out,
-            elements(rows).flatMap((r) => from.slice(Number(r) * width, (Number(r) + 1) * width)),
+            (await elements(rows)).flatMap((r) => from.slice(Number(r) * width, (Number(r) + 1) * width)),
           );
         }),
         { numRuns: 60 },
       );
     });
-    test.each([...NUMBERS])("scatterAdd rows of %s, repeated ones too", (dtype) => {
-      fc.assert(
-        fc.property(problems(dtype, false), (p) => {
+    test.each([...NUMBERS])("scatterAdd rows of %s, repeated ones too", async (dtype) => {
+      await fc.assert(
+        fc.asyncProperty(problems(dtype, false), async (p) => {
           using out = place(engine, dtype, p.xAt, p.x);
           using rows = placeRows(engine, p);
           using y = place(engine, dtype, p.yAt, p.y);
           engine.scatterAdd(y, rows, out);
           const expected = p.x.slice();
           const size = p.x.map((v) => Math.abs(Number(v)));
-          const add = elements(y);
+          const add = await elements(y);
           const width = expected.length / p.xAt.shape[0]!;
-          elements(rows).forEach((r, i) => {
+          (await elements(rows)).forEach((r, i) => {
             for (let j = 0; j < width; j++) {
               const to = Number(r) * width + j;
               const term = add[i * width + j]!;
@@ -87,7 +87,7 @@ export function gatherSuite(engine: Engine): void {
           });
           // At most 9 additions, each of which may round.
           const { ulp, tiny } = PRECISION[dtype];
-          expectElements(
+          await expectElements(
             out,
             expected.map((v) => rounded(dtype, v)),
             (i) => 5 * ulp * size[i]! + tiny,

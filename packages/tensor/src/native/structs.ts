@@ -1,9 +1,9 @@
-/** A C struct of native/abi/heed_cpu.h: its size in bytes and the byte offset of each field. */
+/** A C struct of engine-cpu's native/abi/heed_cpu.h, which every native engine takes: its size in bytes and the byte offset of each field. */
 export interface Struct {
   readonly bytes: number;
   readonly fields: Readonly<Record<string, number>>;
 }
-// Offsets are written by hand; test/structs.test.ts compares each struct with what the library reports.
+// Offsets are written by hand; test/structs.test.ts of each engine compares them with what its library reports.
 
 /** heed_tensor: a strided view, part of every block. */
 export const TENSOR = {

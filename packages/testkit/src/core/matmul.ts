@@ -76,19 +76,23 @@ export function matmulSuite(engine: Engine): void {
       ["float32", "float16"] as const,
       ["float32", "bfloat16"] as const,
     ];
-    test.each(pairs)("alpha a b + beta c of %s by %s", (dtype, right) => {
-      fc.assert(
-        fc.property(problems(dtype, right), (p) => {
+    test.each(pairs)("alpha a b + beta c of %s by %s", async (dtype, right) => {
+      await fc.assert(
+        fc.asyncProperty(problems(dtype, right), async (p) => {
           using a = place(engine, dtype, p.at[0], p.a);
           using b = place(engine, right, p.at[1], p.b);
           using c = place(engine, dtype, p.at[2], p.beta === 0 ? undefined : p.c); // NaN where it must not be read
           engine.matmul(a, b, c, p.alpha, p.beta);
-          const { value, size } = product(p, elements(a) as number[], elements(b) as number[]);
+          const { value, size } = product(
+            p,
+            (await elements(a)) as number[],
+            (await elements(b)) as number[],
+          );
           const K = p.at[0].shape.at(-1)!;
           // K + 2 roundings of the accumulator (Higham 2002, section 3.5), then one of the dtype.
           const unit = dtype === "float64" ? 2 ** -53 : 2 ** -24;
           const { ulp, tiny } = PRECISION[dtype];
-          expectElements(
+          await expectElements(
             c,
             value.map((v) => rounded(dtype, v)),
             (i) => (K + 2) * unit * size[i]! + ulp * Math.abs(value[i]!) + tiny,
@@ -97,7 +101,7 @@ export function matmulSuite(engine: Engine): void {
         { numRuns: 60 },
       );
     });
-    test.each([...FLOATS])("a product of %s larger than one panel in every direction", (dtype) => {
+    test.each([...FLOATS])("a product of %s larger than one panel in every direction", async (dtype) => {
       const [M, K, N] = [197, 301, 283];
       const grid = (rows: number, columns: number): Layout => ({
         shape: [rows, columns],
@@ -112,8 +116,12 @@ export function matmulSuite(engine: Engine): void {
       using c = place(engine, dtype, grid(M, N));
       engine.matmul(a, b, c, 1, 0);
       const p = { a: [], b: [], c: [], at: [grid(M, K), grid(K, N), grid(M, N)], alpha: 1, beta: 0 } as const;
-      const { value } = product(p as unknown as Problem, elements(a) as number[], elements(b) as number[]);
-      expectElements(
+      const { value } = product(
+        p as unknown as Problem,
+        (await elements(a)) as number[],
+        (await elements(b)) as number[],
+      );
+      await expectElements(
         c,
         value.map((v) => rounded(dtype, v)),
       ); // whole numbers below 2^24: exact before the store

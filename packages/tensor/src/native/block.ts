@@ -1,4 +1,5 @@
-import { type DType, DTYPES, type Tensor } from "@heed/tensor";
+import { type DType, DTYPES } from "../core/dtype.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { TENSOR } from "./structs.ts";
 
 /** heed_dtype. */
@@ -16,14 +17,15 @@ const { data, shape, strides, dtype, rank } = TENSOR.fields;
 
 /**
  * Stores the fields of one parameter block into native memory, which is used again for every call: write every field of a struct.
- * Offsets are in bytes from the block's start.
+ * Offsets are in bytes from the block's start. Addresses are those of the tensors' engine, so a block is for that engine's device.
  */
 export class Block {
   readonly #int32: Int32Array;
   readonly #float64: Float64Array;
-  constructor(memory: ArrayBuffer) {
-    this.#int32 = new Int32Array(memory);
-    this.#float64 = new Float64Array(memory);
+  /** A block that begins `from` bytes into the memory, a multiple of 8. */
+  constructor(memory: ArrayBuffer, from = 0) {
+    this.#int32 = new Int32Array(memory, from);
+    this.#float64 = new Float64Array(memory, from);
   }
   /** Starts a block: its size, and the int32 (an op code, a flag, 0 where reserved) that follows it. */
   begin(bytes: number, second: number): void {
@@ -53,13 +55,17 @@ export class Block {
       return;
     }
     t.check();
-    this.int64(at + data, t.storage.address + t.offset * DTYPES[t.dtype].bytes);
-    const n = t.shape.length;
+    this.view(at, t.storage.address + t.offset * DTYPES[t.dtype].bytes, t.dtype, t.shape, t.strides);
+  }
+  /** A strided view of memory at an address; strides count elements. */
+  view(at: number, address: number, of: DType, lengths: readonly number[], steps: readonly number[]): void {
+    this.int64(at + data, address);
+    const n = lengths.length;
     for (let i = 0; i < n; i++) {
-      this.int64(at + shape + 8 * i, t.shape[i]!);
-      this.int64(at + strides + 8 * i, t.strides[i]!);
+      this.int64(at + shape + 8 * i, lengths[i]!);
+      this.int64(at + strides + 8 * i, steps[i]!);
     }
-    this.int32(at + dtype, CODE[t.dtype]);
+    this.int32(at + dtype, CODE[of]);
     this.int32(at + rank, n);
   }
 }

@@ -109,19 +109,23 @@ export function place(engine: Engine, dtype: DType, layout: Layout, values?: rea
   base.storage.retain();
   return new Tensor(engine, base.storage, dtype, layout.shape, layout.strides, layout.offset);
 }
-function memory(t: Tensor): Float32Array {
-  const bytes = DTYPES[t.dtype].bytes;
-  return new DTYPES[t.dtype].array(t.storage.buffer!, 0, t.storage.byteLength / bytes) as Float32Array;
+/** All of the memory under a tensor, which the host may not see by itself. */
+async function memory(t: Tensor): Promise<Float32Array> {
+  t.storage.retain();
+  const length = t.storage.byteLength / DTYPES[t.dtype].bytes;
+  using base = new Tensor(t.engine, t.storage, t.dtype, [length], [1], 0);
+  return (await t.engine.read(base)) as Float32Array;
+}
+function elementsIn(all: Float32Array, { shape, strides, offset, dtype }: Tensor): Element[] {
+  const at = positions({ shape, strides, offset, length: all.length });
+  return at.map((i) => (dtype === "bfloat16" ? fromBFloat16(all[i]!) : all[i]!));
 }
 /** The elements of a tensor, row-major, decoded. */
-export function elements(t: Tensor): Element[] {
-  const all = memory(t);
-  const at = positions({ shape: t.shape, strides: t.strides, offset: t.offset, length: all.length });
-  return at.map((i) => (t.dtype === "bfloat16" ? fromBFloat16(all[i]!) : all[i]!));
+export async function elements(t: Tensor): Promise<Element[]> {
+  return elementsIn(await memory(t), t);
 }
 /** Fails when an element outside the view is no longer poison. */
-export function expectUntouched(t: Tensor): void {
-  const all = memory(t);
+function expectUntouched(all: Float32Array, t: Tensor): void {
   const inside = new Set(
     positions({ shape: t.shape, strides: t.strides, offset: t.offset, length: all.length }),
   );
@@ -163,12 +167,13 @@ export const PRECISION: Readonly<Record<DType, { readonly ulp: number; readonly 
   bool: { ulp: 0, tiny: 0 },
 };
 /** Fails unless each element equals what is expected, or differs by at most its tolerance. NaN equals NaN, 0 equals -0. */
-export function expectElements(
+export async function expectElements(
   actual: Tensor,
   expected: readonly Element[],
   tolerance?: (i: number) => number,
-): void {
-  elements(actual).forEach((a, i) => {
+): Promise<void> {
+  const all = await memory(actual);
+  elementsIn(all, actual).forEach((a, i) => {
     const e = expected[i]!;
     if (a === e || (Number.isNaN(a) && Number.isNaN(e))) return;
     const off = Math.abs(Number(a) - Number(e));
@@ -176,7 +181,7 @@ export function expectElements(
       expect(`element ${i} of ${actual}: got ${a}, off by ${off}`).toBe(`${e} within ${tolerance?.(i) ?? 0}`);
     }
   });
-  expectUntouched(actual);
+  expectUntouched(all, actual);
 }
 export const FLOATS: readonly DType[] = (Object.keys(DTYPES) as DType[]).filter(isFloat);
 export const NUMBERS: readonly DType[] = [...FLOATS, "int32", "int64"];

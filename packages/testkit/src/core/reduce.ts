@@ -67,13 +67,13 @@ export function reduceSuite(engine: Engine): void {
     const cases = (["sum", "max", "min"] as const).flatMap((op) =>
       NUMBERS.map((dtype) => [op, dtype] as const),
     );
-    test.each(cases)("%s of %s over any axes", (op, dtype) => {
-      fc.assert(
-        fc.property(problems(dtype), ({ values, at, outAt }) => {
+    test.each(cases)("%s of %s over any axes", async (op, dtype) => {
+      await fc.assert(
+        fc.asyncProperty(problems(dtype), async ({ values, at, outAt }) => {
           using x = place(engine, dtype, at, values);
           using out = place(engine, dtype, outAt);
           engine.reduce(op, x, out);
-          const parts = groups(elements(x), at.shape, outAt.shape);
+          const parts = groups(await elements(x), at.shape, outAt.shape);
           const expected = parts.map((p) => rounded(dtype, wrapped(dtype, reduced(op, p))));
           const size = (p: readonly Element[]): number =>
             p.reduce<number>((a, v) => a + Math.abs(Number(v)), 0);
@@ -81,14 +81,14 @@ export function reduceSuite(engine: Engine): void {
           const { ulp, tiny } = PRECISION[dtype];
           const along = (x.size / out.size) * (dtype === "float64" ? 2 ** -52 : 2 ** -24);
           const exact = op !== "sum" || !isFloat(dtype);
-          expectElements(out, expected, (i) =>
+          await expectElements(out, expected, (i) =>
             exact ? 0 : along * size(parts[i]!) + ulp * Math.abs(Number(expected[i])) + tiny,
           );
         }),
         { numRuns: 60 },
       );
     });
-    test.each([...FLOATS])("a long sum of %s does not drift", (dtype) => {
+    test.each([...FLOATS])("a long sum of %s does not drift", async (dtype) => {
       const n = 40_000;
       using x = place(
         engine,
@@ -98,11 +98,11 @@ export function reduceSuite(engine: Engine): void {
       );
       using out = place(engine, dtype, { shape: [1], strides: [1], offset: 0, length: 1 });
       engine.reduce("sum", x, out);
-      expectElements(out, [n * 0.125], () => n * 0.125 * PRECISION[dtype].ulp);
+      await expectElements(out, [n * 0.125], () => n * 0.125 * PRECISION[dtype].ulp);
     });
   });
   describe("softmax", () => {
-    test.each([...FLOATS])("of %s over the last axis", (dtype) => {
+    test.each([...FLOATS])("of %s over the last axis", async (dtype) => {
       const problem = shapes(1, 3).chain((shape) =>
         fc.record({
           values: elementsOf(dtype, shape),
@@ -110,21 +110,21 @@ export function reduceSuite(engine: Engine): void {
           outAt: layouts(shape, false),
         }),
       );
-      fc.assert(
-        fc.property(problem, ({ values, at, outAt }) => {
+      await fc.assert(
+        fc.asyncProperty(problem, async ({ values, at, outAt }) => {
           using x = place(engine, dtype, at, values);
           using out = place(engine, dtype, outAt);
           engine.softmax(x, out);
-          const expected = softmaxRows(elements(x) as number[], at.shape.at(-1)!);
+          const expected = softmaxRows((await elements(x)) as number[], at.shape.at(-1)!);
           // exp doubles the relative error of its argument's rounding: up to 16 units for arguments down to -16.
           const { ulp, tiny } = PRECISION[dtype];
           const inside = 20 * (dtype === "float64" ? 2 ** -52 : 2 ** -23);
-          expectElements(out, expected, (i) => (inside + ulp) * Math.abs(expected[i]!) + tiny);
+          await expectElements(out, expected, (i) => (inside + ulp) * Math.abs(expected[i]!) + tiny);
         }),
         { numRuns: 60 },
       );
     });
-    test.each([...FLOATS])("a row of %s that is -Infinity throughout gives zeros", (dtype) => {
+    test.each([...FLOATS])("a row of %s that is -Infinity throughout gives zeros", async (dtype) => {
       const at = { shape: [2, 19], strides: [19, 1], offset: 0, length: 38 };
       using x = place(
         engine,
@@ -134,7 +134,7 @@ export function reduceSuite(engine: Engine): void {
       );
       using out = place(engine, dtype, at);
       engine.softmax(x, out);
-      expectElements(
+      await expectElements(
         out,
         Array.from({ length: 38 }, (_, i) => (i < 19 ? 0 : 1 / 19)),
         () => PRECISION[dtype].ulp,

@@ -6,15 +6,15 @@ import { dirname, join, normalize } from "node:path";
 const ARROWS: Readonly<
   Record<string, { readonly src: readonly string[]; readonly test: readonly string[] }>
 > = {
-  tensor: { src: [], test: ["engine-cpu", "testkit"] },
+  tensor: { src: [], test: ["engine-cpu", "engine-cuda", "testkit"] },
   "engine-cpu": { src: ["tensor"], test: ["testkit"] },
-  "engine-cuda": { src: ["tensor"], test: ["testkit"] },
-  attention: { src: ["tensor"], test: ["engine-cpu", "testkit", "kvcache"] },
-  kvcache: { src: ["tensor"], test: ["engine-cpu", "testkit"] },
-  testkit: { src: ["tensor"], test: ["engine-cpu"] },
+  "engine-cuda": { src: ["tensor"], test: ["engine-cpu", "testkit"] },
+  attention: { src: ["tensor"], test: ["engine-cpu", "engine-cuda", "testkit", "kvcache"] },
+  kvcache: { src: ["tensor"], test: ["engine-cpu", "engine-cuda", "testkit"] },
+  testkit: { src: ["tensor"], test: ["engine-cpu", "engine-cuda"] },
 };
 /** Floors of tensor/src, lowest first. ops may name engine's types and so on, never the other way round. */
-const FLOORS = ["core", "engine", "ops", "fused", "io"];
+const FLOORS = ["core", "engine", "ops", "fused", "io", "native"];
 const FFI_HOMES = /^packages\/engine-(cpu|cuda)\/src\/native\.ts$/;
 const LIMITS: readonly (readonly [RegExp, number])[] = [
   [/\.test\.ts$/, 500],

@@ -1,43 +1,18 @@
 /**
- * Builds libheed_cpu with its tests from source and checks both: `bun run test:native`. Every native test loops over the levels this
- * processor has; levels it lacks are counted as skipped. Ends in `N passed, M failed, K skipped`.
+ * Builds the native libraries with their tests from source and checks both: `bun run test:native`. Every test of libheed_cpu loops over
+ * the levels this processor has; levels it lacks are counted as skipped. cuda/check.ts has what is checked of the CUDA engine. Ends in
+ * `N passed, M failed, K skipped`.
  */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { sourceHash, type Manifest } from "../packages/engine-cpu/native/manifest.ts";
+import { checkCuda } from "./cuda/check.ts";
 import { GLIBC_CEILING, inspect, requirements } from "./native/elf.ts";
+import { Tally } from "./native/tally.ts";
 import { build, BUILD, LIBRARY, ROOT } from "./native/toolchain.ts";
 
 const LEVELS = ["v2", "v3", "v4"] as const;
 const MANIFEST = join(ROOT, "packages/engine-cpu/prebuilt/linux-x64/manifest.json");
-
-class Tally {
-  passed = 0;
-  failed = 0;
-  skipped = 0;
-  /** One check with the findings against it. */
-  check(name: string, against: readonly string[]): void {
-    if (against.length === 0) this.passed++;
-    else this.failed++;
-    console.log(
-      `${against.length === 0 ? "ok  " : "FAIL"} ${name}${against.length > 0 ? `: ${against.join(", ")}` : ""}`,
-    );
-  }
-  skip(name: string): void {
-    this.skipped++;
-    console.log(`skip ${name}`);
-  }
-  /** One native test program, whose last line reads `N passed, M failed`. */
-  program(name: string, exitCode: number | null, output: string): void {
-    const [, passed, failed] = /(\d+) passed, (\d+) failed\s*$/.exec(output) ?? [];
-    this.passed += Number(passed ?? 0);
-    this.failed += Number(failed ?? 0);
-    const crashed = passed === undefined || (exitCode !== 0 && failed === "0");
-    if (crashed) this.failed++;
-    const good = exitCode === 0 && !crashed;
-    console.log(good ? `ok   ${name}: ${passed} checks` : `FAIL ${name}: exit code ${exitCode}\n${output}`);
-  }
-}
 
 async function checkLibrary(tally: Tally): Promise<void> {
   for (const { name, against } of requirements(LIBRARY)) tally.check(name, against);
@@ -75,6 +50,7 @@ async function main(): Promise<void> {
     const { exitCode, stdout, stderr } = Bun.spawnSync([join(BUILD, name)]);
     tally.program(name, exitCode, `${stderr}${stdout}`);
   }
+  await checkCuda(tally);
   console.log(`${tally.passed} passed, ${tally.failed} failed, ${tally.skipped} skipped`);
   process.exitCode = tally.failed > 0 ? 1 : 0;
 }

@@ -4,7 +4,8 @@ import { parseArgs } from "node:util";
 /** What `--help` prints. */
 export const usage: string = `bun run bench [FILTER] [--peers] [--threads LIST] [--json FILE]
 
-  FILTER          only benches whose name contains it, as "prefill", "d64" or "decode 32/8 d128 8192"
+  FILTER          only benches whose name contains it, as "prefill", "d64" or "decode 32/8 d128 8192"; "cache" also
+                  finds decode and appends, which are of the key/value cache
   --peers         also run onnxruntime on the same shapes in the same rounds, and print ratios
   --threads LIST  numbers of threads for both sides, as "1,2" (default: 1 and all cores)
   --json FILE     also write the results as a JSON list`;

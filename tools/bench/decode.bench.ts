@@ -1,16 +1,18 @@
-import { attention, empty, kvAppend, pagedAttention, scope, sealPages } from "@heed/tensor";
+import { attention, kvAppend, pagedAttention, scope, sealPages } from "@heed/tensor";
 import type { PagedView, Pages, Tensor } from "@heed/tensor";
 import { load } from "./engine.ts";
 import type { BenchEngine } from "./engine.ts";
-import type { Bench, Subject } from "./harness.ts";
+import type { Baseline, Bench, Subject, Target } from "./harness.ts";
 import { headMajorRow, pages, shuffledPages } from "./layout.ts";
 import { uniform } from "./random.ts";
 import { decodeShapes, decodeWork, describe, peerShape } from "./shapes.ts";
 import type { DecodeShape, QuantisedStorage } from "./shapes.ts";
+import { codePages, counted, groupPages, type PageShape, tensorsOf } from "./storage.ts";
 
 /**
  * One token over a cache of `length` tokens. Contiguous: keys and values lie head-major, as the peer keeps them. Paged:
- * the same rows in pages of 64 tokens, in shuffled order. The peer also appends the last token (a row per head) each time.
+ * the same rows in pages, in shuffled order, measured against the contiguous cache; quantised pages against float32 ones. The peer also
+ * appends the last token (a row per head) each time.
  */
 export function decodeBenches(engine: BenchEngine): readonly Bench[] {
   return decodeShapes.map((shape) => bench(engine, shape));
@@ -21,6 +23,8 @@ function bench(engine: BenchEngine, shape: DecodeShape): Bench {
   const { pageSize } = shape;
   const ours = {
     name: `decode ${describe(shape)}`,
+    topic: "cache",
+    ...aim(engine, shape),
     dtype: storage ?? dtype,
     shape: { batch: 1, ...rest },
     work: decodeWork(shape),
@@ -36,6 +40,26 @@ function bench(engine: BenchEngine, shape: DecodeShape): Bench {
       return peers.decode(peerShape(shape, 1), { query, key, value, keyCache, valueCache });
     },
   };
+}
+
+/** Speed that quantised pages should have beside float32 ones where memory is the limit. */
+const quantisedTarget: Readonly<Record<QuantisedStorage, number>> = { int8: 1.6, float8e4m3: 1.6, int4: 2 };
+
+/** What a shape is measured against, and what it should reach there: the cache's targets are for pages of 64. */
+function aim(
+  engine: BenchEngine,
+  shape: DecodeShape,
+): { readonly baseline?: Baseline; readonly target?: Target } {
+  const { pageSize, storage, ...contiguousShape } = shape;
+  if (pageSize === undefined) return {};
+  if (storage === undefined) {
+    const baseline = { name: "contiguous", open: () => contiguous(engine, contiguousShape) };
+    return pageSize === 64 ? { baseline, target: { leastRatio: 0.9 } } : { baseline };
+  }
+  const open = () => paged(engine, { ...contiguousShape, pageSize }, pageSize);
+  const baseline = { name: "float32 pages", open };
+  const isAimed = pageSize === 64 && shape.length === 32768;
+  return isAimed ? { baseline, target: { leastRatio: quantisedTarget[storage] } } : { baseline };
 }
 
 function values({ length, numHeads, numKvHeads, headDim }: DecodeShape) {
@@ -89,31 +113,20 @@ function quantised(
   k: Tensor,
   v: Tensor,
 ): { readonly kPages: Pages; readonly vPages: Pages; readonly made: readonly Tensor[] } {
-  const [P, Hkv, pageSize, D] = k.shape as unknown as [number, number, number, number];
-  const count = (n: number) => Int32Array.from({ length: n }, (_, i) => i);
-  const codes = (bytes: number) => empty([P, Hkv, pageSize, bytes], { engine, dtype: "uint8" });
+  const shape = k.shape as unknown as PageShape;
+  const [P, Hkv, pageSize, D] = shape;
   if (format === "int4") {
-    const pages = (residual: Tensor, groups: readonly number[]) => ({
-      format,
-      codes: codes(16 * Math.ceil(D / 32)),
-      scales: empty([P, Hkv, ...groups], { engine }),
-      zeros: empty([P, Hkv, ...groups], { engine }),
-      residual,
-    });
-    const kPages = pages(k, [Math.ceil(pageSize / 32), D]);
-    const vPages = pages(v, [Math.ceil(D / 32), pageSize]);
-    using all = uploadInt32(count(P), [P]);
+    const [kPages, vPages] = groupPages(engine, shape, { k, v });
+    using all = uploadInt32(counted(P), [P]);
     sealPages(kPages, vPages, all, all);
-    const made = [kPages, vPages].flatMap((p) => [p.codes, p.scales, p.zeros]);
-    return { kPages, vPages, made };
+    return { kPages, vPages, made: tensorsOf([kPages, vPages]) };
   }
-  const pages = () => ({ format, codes: codes(D), scales: empty([P, Hkv, pageSize], { engine }) });
-  const [kPages, vPages] = [pages(), pages()];
+  const [kPages, vPages] = [codePages(engine, format, shape), codePages(engine, format, shape)];
   scope(() => {
     const rows = (t: Tensor) => t.permute(0, 2, 1, 3).contiguous().reshape([-1, Hkv, D]);
-    kvAppend(rows(k), rows(v), kPages, vPages, uploadInt32(count(P * pageSize), [P * pageSize]));
+    kvAppend(rows(k), rows(v), kPages, vPages, uploadInt32(counted(P * pageSize), [P * pageSize]));
   });
-  return { kPages, vPages, made: [kPages, vPages].flatMap((p) => [p.codes, p.scales]) };
+  return { kPages, vPages, made: tensorsOf([kPages, vPages]) };
 }
 
 function subject<D extends DecodeShape["dtype"]>(

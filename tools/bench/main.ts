@@ -1,6 +1,7 @@
 import { appendBenches } from "./append.bench.ts";
 import { parseArguments, usage } from "./arguments.ts";
 import type { BenchArguments } from "./arguments.ts";
+import { cacheBenches } from "./cache.bench.ts";
 import { decodeBenches } from "./decode.bench.ts";
 import { cpuEngine } from "./engine.ts";
 import { runBench } from "./harness.ts";
@@ -14,14 +15,17 @@ import { legend, table } from "./report.ts";
 
 async function main(args: BenchArguments): Promise<void> {
   const engine = cpuEngine();
-  const groups = [prefillBenches, decodeBenches, appendBenches, linearBenches, layerBenches];
-  const benches = groups.flatMap((group) => group(engine)).filter(({ name }) => name.includes(args.filter));
+  const groups = [prefillBenches, decodeBenches, appendBenches, cacheBenches, linearBenches, layerBenches];
+  const benches = groups
+    .flatMap((group) => group(engine))
+    .filter(({ name, topic }) => name.includes(args.filter) || topic === args.filter);
   if (benches.length === 0) throw new Error(`no bench has "${args.filter}" in its name`);
+  const threaded = benches.filter(({ work }) => work.bound !== "calls");
   const results: Result[] = [];
-  for (const threads of args.threads) {
+  for (const [n, threads] of args.threads.entries()) {
     engine.setThreads(threads);
     const peers = args.peers ? await openPeerRuntime(threads) : undefined;
-    results.push(...(await runAll(benches, threads, engine, peers)));
+    results.push(...(await runAll(n === 0 ? benches : threaded, threads, engine, peers)));
   }
   console.log(`${table(results)}\n${legend}`);
   if (args.json !== undefined) await Bun.write(args.json, `${JSON.stringify(results, null, 2)}\n`);

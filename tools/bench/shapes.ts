@@ -1,8 +1,10 @@
 import type { AttentionShape } from "./peers/onnx-model.ts";
 
-/** What one run must do at least: arithmetic bounded by the FMA peak, or bytes bounded by memory. */
+/** What one run must do at least: arithmetic bounded by the FMA peak, bytes bounded by memory, or so many calls of something. */
 export type Work =
-  { readonly bound: "fma"; readonly flops: number } | { readonly bound: "read"; readonly bytes: number };
+  | { readonly bound: "fma"; readonly flops: number }
+  | { readonly bound: "read"; readonly bytes: number }
+  | { readonly bound: "calls"; readonly count: number; readonly unit: string };
 
 /** Storage dtypes that are measured. Arithmetic is float32 in all of them. */
 export type BenchDType = "float32" | "float16" | "bfloat16";
@@ -11,14 +13,12 @@ export type BenchDType = "float32" | "float16" | "bfloat16";
 export type QuantisedStorage = "int8" | "float8e4m3" | "int4";
 
 /**
- * Bytes of an element of quantised pages with heads of 128, its share of scales and zeros included: a float32 for each row of codes, or
- * two of them for each 32 half bytes.
+ * Bytes of an element of quantised pages with heads of 128, its share of scales and zeros included: a float32 for each row of codes; with
+ * half bytes two of them for each 32 tokens of a key's channel, or all of a smaller page, and for each 32 channels of a value.
  */
-const quantisedBytes: Readonly<Record<QuantisedStorage, number>> = {
-  int8: 1 + 4 / 128,
-  float8e4m3: 1 + 4 / 128,
-  int4: 0.5 + 8 / 32,
-};
+export function quantisedBytes(storage: QuantisedStorage, pageSize: number): number {
+  return storage === "int4" ? 0.5 + (8 / Math.min(32, pageSize) + 8 / 32) / 2 : 1 + 4 / 128;
+}
 
 /** Bytes of an element as stored. */
 export const bytesPerElement: Readonly<Record<BenchDType, number>> = {
@@ -74,9 +74,10 @@ export const backwardShapes: readonly PrefillShape[] = [
 ];
 
 const decodeLengths = [1024, 8192, 32768] as const;
+const quantised = ["int8", "float8e4m3", "int4"] as const;
 /**
  * Decode over a contiguous cache and over pages of 64 tokens: inside the last-level cache, beyond it, far beyond. Then over quantised
- * pages.
+ * pages, and over smaller and larger ones.
  */
 export const decodeShapes: readonly DecodeShape[] = [
   ...(["float32", "float16", "bfloat16"] as const).flatMap((dtype) =>
@@ -85,9 +86,24 @@ export const decodeShapes: readonly DecodeShape[] = [
       { dtype, ...decode, length, pageSize: 64 },
     ]),
   ),
-  ...(["int8", "float8e4m3", "int4"] as const).flatMap((storage) =>
+  ...quantised.flatMap((storage) =>
     decodeLengths.map((length) => ({ dtype: "float32" as const, ...decode, length, pageSize: 64, storage })),
   ),
+  ...[16, 256].flatMap((pageSize) => [
+    ...(["float32", "float16", "bfloat16"] as const).map((dtype) => ({
+      dtype,
+      ...decode,
+      length: 32768,
+      pageSize,
+    })),
+    ...quantised.map((storage) => ({
+      dtype: "float32" as const,
+      ...decode,
+      length: 32768,
+      pageSize,
+      storage,
+    })),
+  ]),
 ];
 
 /** A prefill's projection and a decode step's. */
@@ -128,8 +144,8 @@ export function backwardWork(shape: PrefillShape): Work {
 
 /** Every key and every value is read once. */
 export function decodeWork(shape: DecodeShape): Work {
-  const { storage, dtype } = shape;
-  const share = storage === undefined ? 1 : quantisedBytes[storage] / bytesPerElement[dtype];
+  const { storage, dtype, pageSize = 64 } = shape;
+  const share = storage === undefined ? 1 : quantisedBytes(storage, pageSize) / bytesPerElement[dtype];
   return { bound: "read", bytes: share * cacheBytes(shape) };
 }
 

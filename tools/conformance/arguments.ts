@@ -8,7 +8,7 @@ the expected outputs. Exits with 0 if all passed, 1 if a case failed or asks for
 command line was wrong.
 
   DIR            folder of vectors
-  --engine NAME  engine to run on: cpu (default) or portable
+  --engine NAME  engine to run on: cpu (default), portable, cuda or cuda-emulated
   --filter TEXT  only cases whose "set/case" contains it, as "onnx/attention" or "gqa"
   --json         print the results as JSON instead of a table`;
 

@@ -1,4 +1,5 @@
 import "@heed/engine-cpu";
+import "@heed/engine-cuda";
 import { engineNames, getEngine } from "@heed/tensor";
 import type { Engine } from "@heed/tensor";
 import { parseArguments, usage } from "./arguments.ts";

@@ -91,8 +91,8 @@ export const fileMutants: readonly Mutant[] = [
     bug: "a stored tail holds rows of the page's former owner",
     origin: "likely",
     file: `${src}/swap.ts`,
-    text: "return storage.readPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));",
-    becomes: "return storage.readPage(names[index]!, Math.min(layout.pageSize, length + at * 0));",
+    text: "return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));",
+    becomes: "return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length + at * 0));",
     tests: ["swap"],
   },
   {

@@ -115,4 +115,28 @@ export const pageMutants: readonly Mutant[] = [
     becomes: "if (group > n) all.add(page);",
     tests: ["fences", "fork", "model"],
   },
+  {
+    bug: "a fence of a step leaves out what the step only reads",
+    origin: "likely",
+    file: `${src}/step.ts`,
+    text: "return step.#entries.map(({ sequence }) => sequence);",
+    becomes: "return step.#entries.filter(({ tokens }) => tokens > 0).map(({ sequence }) => sequence);",
+    tests: ["fences"],
+  },
+  {
+    bug: "a fork that was cut back writes over rows that fenced work reads",
+    origin: "likely",
+    file: `${src}/fences.ts`,
+    text: "if (!sequences.has(other)) noteShared(other, sequences);",
+    becomes: "if (other === undefined) noteShared(other, sequences);",
+    tests: ["fences"],
+  },
+  {
+    bug: "a partial match writes over rows that fenced work reads once its block is gone",
+    origin: "likely",
+    file: `${src}/prefixes.ts`,
+    text: "  noteFences(state); // a partial last page",
+    becomes: "  if (state.released) noteFences(state); // a partial last page",
+    tests: ["prefix-fences"],
+  },
 ];

@@ -47,8 +47,8 @@ export const sequenceMutants: readonly Mutant[] = [
     bug: "a copied tail gets one row too few",
     origin: "likely",
     file: `${src}/step-pages.ts`,
-    text: "const rows = sequence.length % books.layout.pageSize;",
-    becomes: "const rows = (sequence.length % books.layout.pageSize) - 1;",
+    text: "const rows = one.sequence.length % group.layout.pageSize;",
+    becomes: "const rows = (one.sequence.length % group.layout.pageSize) - 1;",
     tests: ["fork"],
   },
   {
@@ -64,9 +64,26 @@ export const sequenceMutants: readonly Mutant[] = [
     bug: "a copy that fails keeps its pages",
     origin: "shipped",
     file: `${src}/step-pages.ts`,
-    text: "    restorePages(cache, fresh);\n    throw error;",
+    text: "    for (const [pool, page] of taken.toReversed()) pool.restore(page);\n    throw error;",
     becomes: "    throw error;",
-    tests: ["fork"],
+    tests: ["prefix"],
+  },
+  {
+    bug: "pages are taken, and prefixes evicted, before a copy that may fail",
+    origin: "likely",
+    file: `${src}/step-pages.ts`,
+    text: "  if (replaced.length > 0) copyTails(cache, replaced);",
+    becomes:
+      "  if (replaced.length > 0) {\n    fresh.forEach((pages, n) => pages.forEach((page) => cache.groups[n]!.pool.claim(page)));\n    copyTails(cache, replaced);\n  }",
+    tests: ["fork", "prefix"],
+  },
+  {
+    bug: "a copy writes over a prefix that is still found",
+    origin: "likely",
+    file: `${src}/step-pages.ts`,
+    text: "      pool.claim(page);\n      taken.push([pool, page]);",
+    becomes: "      taken.push([pool, page]);",
+    tests: ["prefix"],
   },
   {
     bug: "a failed reservation leaves pages in the lists",
@@ -252,7 +269,7 @@ export const sequenceMutants: readonly Mutant[] = [
     file: `${src}/fork.ts`,
     text: "fork.tokenIds = tokenIds?.slice(0, length);",
     becomes: "fork.tokenIds = tokenIds;",
-    tests: ["prefix-model", "fork"],
+    tests: ["fork"],
   },
   {
     bug: "a tail that was replaced is never let go",

@@ -61,11 +61,15 @@ async function soak(args: SoakArguments, folder: string, coverage: Coverage): Pr
     const now = performance.now();
     if (now - shown < 10_000 && done < args.commands) return;
     shown = now;
-    const rate = done / ((now - start) / 1000);
+    const rate = (done - args.from) / ((now - start) / 1000);
     console.log(`${done} of ${args.commands} commands, ${rate.toFixed(0)} a second`);
   };
   for (let from = 0, n = 0; from < args.commands; from += args.turn, n++) {
     const setup = args.setup ?? n % SETUPS.length;
+    if (from + args.turn <= args.from) {
+      for (let i = 0; i < args.turn; i++) draw(rng); // what comes next depends on the numbers drawn before, not on the cache
+      continue;
+    }
     await using world = new World(setup, args.engine, join(folder, `${n}`), coverage);
     await turn(world, rng, from, Math.min(args.commands, from + args.turn), report);
   }

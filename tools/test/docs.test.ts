@@ -19,6 +19,10 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["kv-cache", "lengths 23, 10"],
   ["kv-cache-fork", "after a token each: 5 local, 10 global"],
   ["kv-cache-prefix", "pages 1 2 3 and 1 2 4"],
+  ["speculative-decoding", "32 tokens in 11 steps of the target\nequal to a token a step: true"],
+  ["beam-search", "at most 14 pages for 4 beams; 48 if each had its own"],
+  ["parallel-sampling", "4 forks: 104 tokens on 7 pages\n1 more each: 108 tokens on 10 pages"],
+  ["cache-tiers", "the same answers: true"],
   ["training-step", "loss "],
   ["scaled-dot-product-attention", "equal true"],
   ["grouped-query-attention", "built again: same bits true"],
@@ -36,8 +40,8 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["mapped-weights", "mapped: 0 allocated, 327680 of the file\nsame bits true"],
   ["sparse-selection", "all selected equals attention true"],
 ];
-/** Examples that take arguments and have tests of their own. */
-const RUN_ELSEWHERE: string[] = ["decoder.ts"];
+/** Examples that take arguments and have tests of their own, and what examples share. */
+const RUN_ELSEWHERE: string[] = ["decoder.ts", "tiny-decoder.ts"];
 
 describe("documentation", () => {
   afterAll(() => rm(quickStart, { force: true }));

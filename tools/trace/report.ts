@@ -1,14 +1,7 @@
 import type { ReplayReport, TraceDifference } from "@heed/kvcache";
+import { aligned } from "../table.ts";
 import type { Sampler } from "./samples.ts";
 
-function aligned(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
-  return rows
-    .map((row) =>
-      row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  "),
-    )
-    .join("\n");
-}
 /** The groups and the commands of a replay as two tables. */
 export function tables(report: ReplayReport, sampler: Sampler): string {
   const groups = sampler.summaries(report).map((g, n) => {

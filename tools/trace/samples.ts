@@ -19,7 +19,8 @@ export interface GroupSummary {
   /** Mean share of rows in live pages without a token, over the samples. */
   readonly waste: number;
 }
-function countsOf(g: GroupStats): Counts {
+/** The pages of a group by what they are. */
+export function countsOf(g: GroupStats): Counts {
   return {
     live: g.usedPages,
     pinned: g.pinnedPages,

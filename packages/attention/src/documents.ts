@@ -1,14 +1,24 @@
 import {
+  arange,
   ArgumentError,
   binary,
+  cast,
+  concat,
+  empty,
   type Engine,
   isFloat,
   maskNegInf,
+  max,
+  mul,
+  ones,
+  scope,
   ShapeError,
   show,
+  sub,
   sum,
   tensor,
   type Tensor,
+  zeros,
 } from "@heed/tensor";
 
 type Ints = Tensor<"int32">;
@@ -42,7 +52,7 @@ export function documentIds(
 }
 /**
  * Positions that start again at 0 with every document: int32 [B, S] for documents [B, S] whose tokens are
- * neighbours. Reads the host's memory: throws DeviceError elsewhere, ShapeError, DisposedError.
+ * neighbours. On a device it takes memory of B * S * S integers. Throws ShapeError, DisposedError.
  */
 export function documentPositions(documents: Ints): Ints {
   if (documents.rank !== 2) {
@@ -50,6 +60,7 @@ export function documentPositions(documents: Ints): Ints {
       documents: documents.shape,
     });
   }
+  if (documents.engine.device !== "cpu") return positionsOnDevice(documents);
   using dense = documents.contiguous();
   const ids = dense.data;
   const S = documents.shape[1]!;
@@ -57,6 +68,20 @@ export function documentPositions(documents: Ints): Ints {
   for (let t = 0; t < ids.length; t++)
     if (t % S !== 0 && ids[t] === ids[t - 1]) positions[t] = positions[t - 1]! + 1;
   return tensor(positions, documents.shape, { dtype: "int32", engine: documents.engine });
+}
+/** {@link documentPositions} where the host does not see the documents: a token's place less that of the last beginning up to it. */
+function positionsOnDevice(documents: Ints): Ints {
+  return scope(() => {
+    const { engine } = documents;
+    const [B, S] = documents.shape as unknown as [number, number];
+    if (documents.size === 0) return empty([B, S], { dtype: "int32", engine });
+    const at = arange(0, S, 1, { engine });
+    const same = binary("equal", documents.slice(1, 1), documents.slice(1, 0, S - 1)); // [B, S - 1]
+    const begins = sub(ones([B, S - 1], { dtype: "int32", engine }), cast(same, "int32"));
+    const beginnings = mul(concat([zeros([B, 1], { dtype: "int32", engine }), begins], 1), at); // 0 where there is none
+    const upTo = cast(binary("lessEqual", at, at.unsqueeze(1)), "int32"); // [token, beginning]
+    return sub(at, max(mul(beginnings.unsqueeze(1), upTo), { axes: [2] }));
+  });
 }
 /**
  * The mask under which tokens see those of their own document alone, [B, 1, S, Sk], joined with a caller's

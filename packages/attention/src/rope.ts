@@ -118,10 +118,10 @@ export class RotaryEmbedding {
     }
     const positions = typeof where === "number" ? arange(where, where + S, 1, { engine: x.engine }) : where;
     const length = decisiveLength(scaling, used);
-    if (typeof where !== "number")
+    if (typeof where !== "number" && where.engine.device === "cpu")
       recheck([where], ([given]) => this.#sameLength(given as Tensor<"int32">, length));
     const key = { engine: x.engine, dtype: accumulatorOf(x.dtype as FloatDType), length };
-    if (variesByCall(scaling, length)) return this.#ownTable(key, positions);
+    if (variesByCall(scaling, length)) return this.#ownTable(key, positions, where);
     const table = this.#tables.get(key, used ?? maxPositions);
     return positions.rank === 3 ? this.#bySections(key, table, positions) : { ...table, positions };
   }
@@ -172,12 +172,13 @@ export class RotaryEmbedding {
     };
   }
   /** A row for each token of a call whose frequencies no other call shares. */
-  #ownTable(key: RopeTableKey, positions: Tensor<"int32">): Located {
+  #ownTable(key: RopeTableKey, positions: Tensor<"int32">, where: Positions): Located {
     const shape = positions.rank === 3 ? positions.shape.slice(1) : positions.shape;
     const tokens = shape.reduce((n, d) => n * d, 1);
-    const flat = positions.contiguous().data;
     const axes = positions.rank === 3 ? this.#axes : [];
-    const at = (token: number, pair: number): number => flat[(axes[pair] ?? 0) * tokens + token]!;
+    const flat = typeof where === "number" ? undefined : positions.contiguous().data;
+    const at = (token: number, pair: number): number =>
+      flat === undefined ? (where as number) + token : flat[(axes[pair] ?? 0) * tokens + token]!;
     const table = tokenTable(key, this.#angles(key.length), tokens, at);
     return { ...table, positions: arange(0, tokens, 1, { engine: key.engine }).reshape(shape) };
   }

@@ -8,12 +8,10 @@ import {
   OutOfMemoryError,
   UnsupportedError,
 } from "@heed/tensor";
+import { Block, elfDefect, LARGEST_BLOCK } from "@heed/tensor/native";
 import { type CString, dlopen, type FFIFunction, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { existsSync, readFileSync } from "node:fs";
-import { Block } from "./block.ts";
-import { elfDefect } from "./elf.ts";
 import { largeMemory } from "./large-memory.ts";
-import { LARGEST_BLOCK } from "./structs.ts";
 
 /** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
 export const ABI_VERSION = 2;

@@ -1,8 +1,7 @@
 import { allocate, type DType, DisposedError } from "@heed/tensor";
+import { Block, TENSOR } from "@heed/tensor/native";
 import { describe, expect, test } from "bun:test";
-import { Block } from "../src/block.ts";
 import { portable } from "../src/index.ts";
-import { TENSOR } from "../src/structs.ts";
 
 const { fields } = TENSOR;
 function written(write: (block: Block) => void): DataView {
@@ -36,6 +35,15 @@ describe("Block", () => {
     expect([view.getUint32(0, true), view.getInt32(4, true)]).toEqual([296, 7]);
     expect(view.getFloat64(16, true)).toBe(-0.1);
     expect(view.getInt32(24, true)).toBe(-5);
+  });
+  test("a block that begins within its memory leaves what stands before it", () => {
+    const memory = new ArrayBuffer(64);
+    const block = new Block(memory, 48);
+    block.begin(296, 7);
+    block.float64(8, 0.5);
+    const view = new DataView(memory);
+    expect([view.getUint32(0, true), view.getUint32(48, true), view.getInt32(52, true)]).toEqual([0, 296, 7]);
+    expect(view.getFloat64(56, true)).toBe(0.5);
   });
   test("a strided view: address of its first element, lengths, strides, dtype and rank", () => {
     using base = allocate(portable(), "float16", [4, 6]);

@@ -1,6 +1,6 @@
+import { STRUCTS } from "@heed/tensor/native";
 import { describe, expect, test } from "bun:test";
 import { loadNative, missing } from "../src/native.ts";
-import { STRUCTS } from "../src/structs.ts";
 
 describe("parameter blocks", () => {
   const entries = Object.entries(STRUCTS);

@@ -25,7 +25,7 @@ import { type CacheStats, statsOf } from "./stats.ts";
 import { load, type LoadOptions, save, swapIn, swapOut } from "./swap.ts";
 import type { Tier } from "./tiers.ts";
 import { record, type Recording } from "./trace-record.ts";
-import { openStep, type Step, type StepRequest } from "./step.ts";
+import { openStep, sequencesOfStep, Step, type StepRequest } from "./step.ts";
 
 let stateOfCache: (cache: KvCache) => CacheState;
 /** The books of a cache; for this package only. */
@@ -123,9 +123,10 @@ export class KvCache {
   /**
    * Room for new tokens of the given sequences, in any mix of prefill and decode; the step's rows are theirs one after the other, in
    * this order. A sequence gets a copy of its last page where that is shared and has room left. All or nothing: OutOfMemoryError when
-   * the free pages of a group, or its residual pages, do not suffice, ArgumentError for a sequence that is named
+   * the pages of a group, or its residual pages, do not suffice, ArgumentError for a sequence that is named
    * twice, belongs to another cache, or a number of tokens that is not whole and at least 0, StateError for a sequence in an open
-   * step, DisposedError; then nothing has changed. `table` puts the step's table into memory of the caller's, for tapes; errors then also
+   * step, DisposedError; then nothing has changed, save that where the engine failed to make a copy for which no page was free, what was
+   * evicted for it is lost. `table` puts the step's table into memory of the caller's, for tapes; errors then also
    * when the step does not fit it.
    */
   reserve(requests: readonly StepRequest[], options: { readonly table?: FixedTable | undefined } = {}): Step {
@@ -139,16 +140,22 @@ export class KvCache {
     return new FixedTable(this.#state.engine, pages, options);
   }
   /**
-   * Holds the pages that these sequences list now, those of their open steps included, for work under way that reads them: whatever
-   * becomes of the sequences, the pages are not handed out again before the fence is disposed, or `done` returns true (asked at each
-   * `reserve`). Throws ArgumentError for what is no sequence of this cache, DisposedError.
+   * Holds the pages that these sequences, and those of these open steps, list now, for work under way that reads them: whatever becomes
+   * of the sequences, the pages are not handed out again before the fence is disposed, or `done` returns true (asked whenever pages are
+   * wanted: at each `reserve`, `swapIn`, `load` and `loadPrefixes`).
+   * Pages of steps that are open are held with the sequences', named or not. Throws ArgumentError for what is neither a sequence nor a
+   * step of this cache, StateError for a step that is closed or a sequence that is swapped out, DisposedError.
    */
   fence(
-    sequences: readonly Sequence[],
+    readers: readonly (Sequence | Step)[],
     options: { readonly done?: (() => boolean) | undefined } = {},
   ): Fence {
     requireLive(this.#state, "fence");
-    const states = new Set(sequences.map(stateOf));
+    const states = new Set(
+      readers.flatMap((reader) =>
+        reader instanceof Step ? sequencesOfStep(reader, this.#state) : stateOf(reader),
+      ),
+    );
     for (const state of states) {
       requireOwn(this.#state, state, "fence");
       requirePresent(state, "fence");

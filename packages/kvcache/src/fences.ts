@@ -47,6 +47,7 @@ export function raise(
   residuals.forEach((list, n) => list.forEach((page) => cache.groups[n]!.residuals!.pool.fence(page)));
   const fence: OpenFence = { pages, residuals, done, open: true };
   cache.fences.add(fence);
+  for (const other of cache.sequences) if (!sequences.has(other)) noteShared(other, sequences);
   cache.observer?.({ op: "fence", fence, sequences });
   return new Fence(cache, fence);
 }
@@ -71,5 +72,23 @@ export function noteFences({ cache, lists, length }: SequenceState): void {
   cache.groups.forEach(({ pool, layout }, n) => {
     const list = lists[n]!;
     list.tailFenced = length % layout.pageSize !== 0 && pool.fences(list.ids[list.count - 1]!) > 0;
+  });
+}
+/**
+ * The same for a sequence that shares its last page with longer ones that are being fenced: a fork that was cut back before may be the
+ * last to refer to the page, and would then add to it in place.
+ */
+function noteShared({ cache, lists, length }: SequenceState, fenced: ReadonlySet<SequenceState>): void {
+  cache.groups.forEach(({ layout }, n) => {
+    const list = lists[n]!;
+    const at = list.count - 1;
+    if (at < 0 || length % layout.pageSize === 0) return;
+    const tail = list.ids[at]!;
+    for (const other of fenced) {
+      const shares =
+        other.lists[n]!.ids[at] === tail ||
+        (other.step?.replaced.some(({ group, page }) => group === n && page === tail) ?? false);
+      if (shares && other.length > length) list.tailFenced = true;
+    }
   });
 }

@@ -33,12 +33,15 @@ export class HostTier implements Tier {
     let done = 0;
     for (let index = 0; index < countPages(header); index++) {
       options.signal?.throwIfAborted();
-      const copy = source.page(index).slice();
+      const page = source.page(index);
+      const copy = (page instanceof Promise ? await page : page).slice(); // of pages on the host nothing happens meanwhile
       requirePageSize(header, index, copy.length);
       pages.push(copy);
       sums.push(checksum(copy, index));
       options.onProgress?.((done += copy.length), bytes);
     }
+    requireNewKey(key, this.#entries);
+    requireSpace(bytes, this.stats());
     this.#entries.set(key, { header: JSON.stringify(header), pages, sums, bytes });
     this.#bytes += bytes;
   }

@@ -1,3 +1,5 @@
+import { DEFAULT_PRIORITY, type Retention } from "./block-pool.ts";
+
 /** How many blocks of each namespace may be published at once. */
 export interface QuotaOptions {
   /** Quota of each namespace that is not in `quotas`; default none. */
@@ -6,11 +8,19 @@ export interface QuotaOptions {
   readonly quotas?: Readonly<Record<string, number>> | undefined;
 }
 
-/** The published blocks of each namespace, in order of use: every block stands before those that lead to it, so a tail goes first. */
+/** What is published of one namespace. */
+interface Published {
+  /** In order of use: every block stands before those that lead to it, so a tail goes first. */
+  readonly byUse: Set<number>;
+  /** No block has a lower priority, nor gets one by expiry. */
+  lowest: number;
+}
+
+/** The published blocks of each namespace, and which of them makes room for another. */
 export class Namespaces {
   readonly #quotas: ReadonlyMap<string, number>;
   readonly #quota: number;
-  readonly #blocks = new Map<string, Set<number>>();
+  readonly #blocks = new Map<string, Published>();
   constructor({ quota = Infinity, quotas = {} }: QuotaOptions) {
     this.#quota = quota;
     this.#quotas = new Map(Object.entries(quotas));
@@ -21,32 +31,54 @@ export class Namespaces {
   }
   /** Blocks of a namespace. */
   count(name: string): number {
-    return this.#blocks.get(name)?.size ?? 0;
+    return this.#blocks.get(name)?.byUse.size ?? 0;
+  }
+  /** No block of a namespace has a lower priority than this, nor gets one by expiry. */
+  lowest(name: string): number {
+    return this.#blocks.get(name)?.lowest ?? Infinity;
   }
   /** Whether it may have another one. */
   hasRoom(name: string): boolean {
     return this.count(name) < this.quota(name);
   }
-  add(name: string, node: number): void {
+  /** Counts a block, or one that it has with pages that are kept otherwise. */
+  add(name: string, node: number, { priority = DEFAULT_PRIORITY, expires = Infinity }: Retention): void {
     let blocks = this.#blocks.get(name);
-    if (blocks === undefined) this.#blocks.set(name, (blocks = new Set()));
-    blocks.add(node);
+    if (blocks === undefined) this.#blocks.set(name, (blocks = { byUse: new Set(), lowest: Infinity }));
+    blocks.byUse.add(node);
+    const least = expires === Infinity ? priority : Math.min(priority, DEFAULT_PRIORITY);
+    blocks.lowest = Math.min(blocks.lowest, least);
   }
   remove(name: string, node: number): void {
     const blocks = this.#blocks.get(name);
-    blocks?.delete(node);
-    if (blocks?.size === 0) this.#blocks.delete(name);
+    blocks?.byUse.delete(node);
+    if (blocks?.byUse.size === 0) this.#blocks.delete(name);
   }
   /** The chain of blocks that ends in `last` was used. Costs nothing where there is no quota. */
   touch(name: string, last: number, parent: Int32Array, depth: Int32Array): void {
-    const blocks = this.#blocks.get(name);
+    const blocks = this.#blocks.get(name)?.byUse;
     if (blocks === undefined || this.quota(name) === Infinity) return;
     for (let node = last; depth[node]! > 0; node = parent[node]!) if (blocks.delete(node)) blocks.add(node);
   }
-  /** The block that has gone unused the longest of those that may go; 0 when none may. */
-  oldest(name: string, mayGo: (node: number) => boolean): number {
-    for (const node of this.#blocks.get(name) ?? []) if (mayGo(node)) return node;
-    return 0;
+  /**
+   * Of the blocks that may go one of the lowest priority, up to `most`, and of those the one that has gone unused the longest; 0 when
+   * there is none. Stops at the first that is as low as any can be: where no priorities are given, at the first that may go.
+   */
+  first(
+    name: string,
+    most: number,
+    mayGo: (node: number) => boolean,
+    priorityOf: (node: number) => number,
+  ): number {
+    const { byUse, lowest } = this.#blocks.get(name) ?? { byUse: [], lowest: Infinity };
+    let [first, limit] = [0, most + 1];
+    for (const node of byUse) {
+      const priority = priorityOf(node);
+      if (priority >= limit || !mayGo(node)) continue;
+      [first, limit] = [node, priority];
+      if (limit <= lowest) break;
+    }
+    return first;
   }
   clear(): void {
     this.#blocks.clear();

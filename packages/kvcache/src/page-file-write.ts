@@ -20,10 +20,10 @@ export interface TransferOptions {
   /** Called after each chunk with the bytes done and those of the whole. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
-/** Pages to be stored: what they are, and the bytes of each when its turn comes. */
+/** Pages to be stored: what they are, and the bytes of each when its turn comes, which a device takes its time to send. */
 export interface PageSource {
   readonly header: PageFileHeader;
-  page(index: number): Uint8Array;
+  page(index: number): Uint8Array | Promise<Uint8Array>;
 }
 const CHUNK_BYTES = 2 ** 20; // a system call's cost vanishes beside copying as much
 const STALE_MS = 3_600_000; // a writer that has not written for an hour is no more
@@ -81,7 +81,7 @@ async function writeAll(
   const sum = new Uint8Array(CHECKSUM_BYTES);
   const view = new DataView(sum.buffer);
   for (let index = 0; index < countPages(header); index++) {
-    const page = source.page(index);
+    const page = await source.page(index);
     requirePageSize(header, index, page.length);
     view.setBigUint64(0, checksum(page, pageSeed(headerChecksum, index)), true);
     await out.add(sum);

@@ -32,6 +32,8 @@ function checkNodes(index: PrefixIndex): number[] {
     }
     nodes.check(node);
     counts.set(root.namespace, (counts.get(root.namespace) ?? 0) + 1);
+    if (index.priority(node) < namespaces.lowest(root.namespace))
+      fail(`block ${node} has a priority below the lowest of its namespace`, { node });
     index.eachPage((g, at) => (listed[g]! += checkPage(index, g, node, at)));
   }
   for (const [namespace, blocks] of counts) {

@@ -1,4 +1,4 @@
-import { NULL_PAGE, type Retention } from "./block-pool.ts";
+import { DEFAULT_PRIORITY, MAX_PRIORITY, NULL_PAGE, type Retention } from "./block-pool.ts";
 import { EventLog } from "./events.ts";
 import { Namespaces, type QuotaOptions } from "./namespaces.ts";
 import { type MatchState, openMatch, type PrefixMatch } from "./prefix-match.ts";
@@ -159,7 +159,7 @@ export class PrefixIndex {
     pages: Int32Array,
     retention: Retention,
   ): number {
-    if (!this.#canPublish(ids, at, pages) || !this.#makeRoom(root.namespace, parent)) return 0;
+    if (!this.#canPublish(ids, at, pages) || !this.#makeRoom(root.namespace, parent, retention)) return 0;
     const { nodes } = this;
     let node: number;
     try {
@@ -169,7 +169,7 @@ export class PrefixIndex {
       return 0; // no memory for more nodes
     }
     this.eachPage((g, at) => this.#hold(g, node, at, pages[at]!, retention));
-    this.namespaces.add(root.namespace, node);
+    this.namespaces.add(root.namespace, node, retention);
     this.events.add({ kind: "stored", ...this.#entry(node) });
     return node;
   }
@@ -224,6 +224,15 @@ export class PrefixIndex {
     for (let g = 0; g < this.groups.length; g++)
       for (let at = pageStart[g]!; at < pageStart[g + 1]!; at++) call(g, at);
   }
+  /** The lowest priority of a block's pages. */
+  priority(node: number): number {
+    let priority = MAX_PRIORITY;
+    this.eachPage((g, at) => {
+      const page = this.nodes.pages[node * this.nodes.pagesPerNode + at]!;
+      if (page !== NULL_PAGE) priority = Math.min(priority, this.groups[g]!.pool.priority(page));
+    });
+    return priority;
+  }
   #entry(node: number): PrefixEntry {
     const { nodes } = this;
     const { namespace, adapter } = this.roots.above(node)!;
@@ -253,6 +262,7 @@ export class PrefixIndex {
       if (lost && this.groups[g]!.pool.content(pages[at]!) === 0)
         this.#hold(g, node, at, pages[at]!, cursor.retention);
     });
+    this.namespaces.add(cursor.root.namespace, node, cursor.retention);
     return node;
   }
   #hold(g: number, node: number, at: number, page: number, retention: Retention): void {
@@ -272,16 +282,21 @@ export class PrefixIndex {
     });
     return fits && present > 0;
   }
-  /** Room for one more block of a namespace: within its quota, else in the place of one of its own that nobody uses. */
-  #makeRoom(namespace: string, parent: number): boolean {
+  /**
+   * Room for one more block of a namespace: within its quota, else in the place of one of its own that nobody uses and that has no higher
+   * priority, the lowest first, then the one that has gone unused the longest.
+   */
+  #makeRoom(namespace: string, parent: number, { priority = DEFAULT_PRIORITY }: Retention): boolean {
     if (this.namespaces.hasRoom(namespace)) return true;
     const { nodes } = this;
-    const oldest = this.namespaces.oldest(
+    const first = this.namespaces.first(
       namespace,
+      priority,
       (node) => node !== parent && nodes.firstChild[node] === 0 && this.#isIdle(node),
+      (node) => this.priority(node),
     );
     const serial = nodes.serial[parent];
-    if (oldest !== 0) this.#remove(oldest); // bare blocks before it go too, and the parent may be one
+    if (first !== 0) this.#remove(first); // bare blocks before it go too, and the parent may be one
     if (this.namespaces.hasRoom(namespace) && nodes.serial[parent] === serial) return true;
     this.#counts.refusedBlocks++;
     return false;

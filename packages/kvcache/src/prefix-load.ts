@@ -1,5 +1,6 @@
 import { NULL_PAGE } from "./block-pool.ts";
 import { PageFileError } from "./errors.ts";
+import { pollFences } from "./fences.ts";
 import { openPageFile, type PageFile } from "./page-file.ts";
 import type { PageFileHeader } from "./page-format.ts";
 import type { TransferOptions } from "./page-file-write.ts";
@@ -7,7 +8,7 @@ import type { PrefixIndex } from "./prefix-index.ts";
 import type { MatchState } from "./prefix-match.ts";
 import type { PrefixOwner } from "./prefix-roots.ts";
 import { parsePrefixes, pinPages, type PrefixContent, unpinPages } from "./prefix-save.ts";
-import { requirePrefixes } from "./prefixes.ts";
+import { expirePriorities, requirePrefixes } from "./prefixes.ts";
 import { expectedPages, sectionsOf } from "./snapshot.ts";
 import { type CacheState, requireLive } from "./state.ts";
 
@@ -207,6 +208,8 @@ export async function loadPrefixes(
     (pages, g) => new Int32Array(Math.min(pages, cache.groups[g]!.pool.count)),
   );
   const pin = pinPages(cache, room, "loadPrefixes");
+  pollFences(cache);
+  expirePriorities(cache);
   const loading = new Loading(cache, file, content, pin);
   try {
     for (let i = 0; i < content.blocks.length; i++) {

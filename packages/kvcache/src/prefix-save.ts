@@ -93,10 +93,10 @@ export async function savePrefixes(
   };
   const places = pages.flatMap((list, g) => Array.from(list, (page) => ({ group: g, page })));
   const pin = pinPages(cache, pages, "savePrefixes");
-  const page = (index: number): Uint8Array => {
+  const page = (index: number): Uint8Array | Promise<Uint8Array> => {
     requireLive(cache, "savePrefixes");
     const { group, page: at } = places[index]!;
-    return cache.groups[group]!.storage.readPage(at);
+    return cache.groups[group]!.storage.fetchPage(at);
   };
   try {
     await writePageFile(path, { header, page }, options);

@@ -5,6 +5,7 @@ import type { PrefixIndex } from "./prefix-index.ts";
 import { closeMatch, type MatchState, matchState, PrefixMatch } from "./prefix-match.ts";
 import type { PrefixOwner } from "./prefix-roots.ts";
 import { firstKept } from "./prefix-search.ts";
+import { noteFences } from "./fences.ts";
 import { type CacheState, newSequence, type PageList, requireWhole, type SequenceState } from "./state.ts";
 
 /** What to look for in `cache.match()`. */
@@ -97,6 +98,7 @@ function openOn(cache: CacheState, match: MatchState, retention: Retention): Seq
   state.tokenIds = ids.length === 0 ? undefined : ids.slice();
   state.prefix = { root, node, serial, blocks, retention };
   cache.tokens += ids.length;
+  noteFences(state); // a partial last page is written to in place once its block is published no more
   closeMatch(match);
   return state;
 }

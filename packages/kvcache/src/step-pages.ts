@@ -91,7 +91,10 @@ function requireResiduals({ pool }: Residuals, needed: number): void {
     { needed, free, total, residual: true },
   );
 }
-/** Puts pages that the pool will hand out next into the sequences' lists of one group; the pool itself is not touched. */
+/**
+ * Puts pages that the pool will hand out next into the sequences' lists of one group; the pool itself is not touched. Copies of tails get
+ * the first ones: free pages come before cached ones, so that copies write over prefixes only where all other pages are in use.
+ */
 function listPages(
   cache: CacheState,
   n: number,
@@ -102,16 +105,17 @@ function listPages(
 ): void {
   const { pageSize } = cache.groups[n]!.layout;
   let next = 0;
+  for (const [sequence, page] of tails) {
+    const list = sequence.lists[n]!;
+    const at = list.count - 1;
+    replaced.push({ group: n, sequence, at, page });
+    list.ids[at] = fresh[next++]!;
+    list.stamp = ++cache.stamp;
+  }
   for (const { sequence, tokens } of entries) {
     const list = sequence.lists[n]!;
-    const tail = tails === NO_TAILS ? undefined : tails.get(sequence);
-    if (tail === undefined && sequence.length + tokens <= list.count * pageSize) continue;
+    if (sequence.length + tokens <= list.count * pageSize) continue;
     const wanted = pagesFor(sequence.length + tokens, pageSize);
-    if (tail !== undefined) {
-      const at = list.count - 1;
-      replaced.push({ group: n, sequence, at, page: tail });
-      list.ids[at] = fresh[next++]!;
-    }
     list.ids = grown(list.ids, wanted);
     while (list.count < wanted) list.ids[list.count++] = fresh[next++]!;
     list.stamp = ++cache.stamp;
@@ -133,24 +137,50 @@ export function choosePages(cache: CacheState, entries: readonly StepEntry[]): S
   }
   return { fresh, replaced };
 }
-/** Takes the chosen pages from the pools and copies the rows of replaced tails. Throws what a copy throws; then no page is taken. */
+/**
+ * Copies the rows of replaced tails, and takes the chosen pages from the pools. Throws what a copy throws; then no page is taken. A copy
+ * that fails half way has written over a free page. Where none was left for it, a cached page was evicted for it, and stays so.
+ */
 export function takePages(cache: CacheState, { fresh, replaced }: StepPages): void {
+  if (replaced.length > 0) copyTails(cache, replaced);
   fresh.forEach((pages, n) => {
     const group = cache.groups[n]!;
     for (const page of pages) {
-      group.pool.claim(page);
+      if (group.pool.references(page) === 0) group.pool.claim(page); // else for its copy
       if (page > group.touched) group.touched = page;
     }
   });
+}
+/**
+ * Copies tails: first those that destroy nothing, then those whose page has to be taken from a prefix before. In "int4" groups none does:
+ * a copy's rows go to the residual page that it was given.
+ */
+function copyTails(cache: CacheState, replaced: readonly Replaced[]): void {
+  const placeOf = ({ group, sequence, at }: Replaced): [GroupState, number] => [
+    cache.groups[group]!,
+    sequence.lists[group]!.ids[at]!,
+  ];
+  const isFree = (one: Replaced): boolean => {
+    const [{ pool, residuals }, page] = placeOf(one);
+    return residuals !== undefined || pool.content(page) === 0;
+  };
+  const copy = (one: Replaced): void => {
+    const [group, page] = placeOf(one);
+    const rows = one.sequence.length % group.layout.pageSize;
+    group.storage.copyRows(nameOf(group, one.page), nameOf(group, page), rows);
+  };
+  const { free = [], cached = [] } = Object.groupBy(replaced, (one) => (isFree(one) ? "free" : "cached"));
+  for (const one of free) copy(one);
+  const taken: [BlockPool, number][] = [];
   try {
-    for (const { group, sequence, at, page } of replaced) {
-      const books = cache.groups[group]!;
-      const copy = sequence.lists[group]!.ids[at]!;
-      const rows = sequence.length % books.layout.pageSize;
-      books.storage.copyRows(nameOf(books, page), nameOf(books, copy), rows);
+    for (const one of cached) {
+      const [{ pool }, page] = placeOf(one);
+      pool.claim(page);
+      taken.push([pool, page]);
+      copy(one);
     }
   } catch (error) {
-    restorePages(cache, fresh);
+    for (const [pool, page] of taken.toReversed()) pool.restore(page);
     throw error;
   }
 }

@@ -21,6 +21,7 @@ import {
   type Replaced,
   requireLive,
   requireWhole,
+  type SequenceState,
 } from "./state.ts";
 import {
   choosePages,
@@ -39,6 +40,14 @@ import { slide } from "./window.ts";
 export interface StepRequest {
   readonly sequence: Sequence;
   readonly tokens: number;
+}
+let sequencesOf: (step: Step, cache: CacheState) => SequenceState[];
+/**
+ * The books of the sequences of a cache's open step; for this package only. Throws ArgumentError for a step of another cache, StateError
+ * when it is closed.
+ */
+export function sequencesOfStep(step: Step, cache: CacheState): SequenceState[] {
+  return sequencesOf(step, cache);
 }
 const MAX_ID = 2 ** 31 - 1;
 const MOST_TOKENS = 2 ** 31 - 1; // positions are int32
@@ -136,7 +145,13 @@ export class Step implements BlockTableReader {
   readonly #tables: StepTables;
   readonly #written: Uint8Array; // per layer
   #open = true;
-
+  static {
+    sequencesOf = (step, cache) => {
+      if (step.#cache !== cache) throw new ArgumentError("[kvcache.fence] a step belongs to another cache");
+      step.#require("fence");
+      return step.#entries.map(({ sequence }) => sequence);
+    };
+  }
   /** For the cache; users call `cache.reserve()`. */
   constructor(
     cache: CacheState,

@@ -1,4 +1,12 @@
-import { ArgumentError, copyInto, DeviceError, DTYPES, type Engine, type Pages } from "@heed/tensor";
+import {
+  ArgumentError,
+  copyInto,
+  DeviceError,
+  DTYPES,
+  type Engine,
+  type Pages,
+  type Tensor,
+} from "@heed/tensor";
 import type { GroupLayout } from "./layout.ts";
 import { bytesPerPage, bytesPerResidualPage } from "./page-limits.ts";
 import { allocatePlane, columnsOf, type HeldPages, type Plane } from "./planes.ts";
@@ -107,16 +115,39 @@ export class PageStorage {
    * encoded page has none of. A copy. Throws DeviceError where the host cannot read the memory.
    */
   readPage(page: number, rows: number = this.layout.pageSize): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(this.bytesOf(page));
+    return this.#join(this.#parts(page), this.bytesOf(page), rows);
+  }
+  #join(parts: readonly Uint8Array[], size: number, rows: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(size);
     let at = 0;
-    for (const part of this.#parts(page)) {
+    for (const part of parts) {
       bytes.set(part, at);
       if (rows < this.layout.pageSize) clearRows(bytes.subarray(at, at + part.length), this.layout, rows);
       at += part.length;
     }
     return bytes;
   }
-  /** Stores what {@link readPage} returned. Throws ArgumentError for a wrong number of bytes or the null page, DeviceError. */
+  /** {@link readPage}, or on a device a promise of it: the page as the calls before this one leave it, whatever follows. */
+  fetchPage(
+    page: number,
+    rows: number = this.layout.pageSize,
+  ): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>> {
+    return this.engine.device === "cpu" ? this.readPage(page, rows) : this.#download(page, rows);
+  }
+  async #download(page: number, rows: number): Promise<Uint8Array<ArrayBuffer>> {
+    const parts = this.#flats(page);
+    try {
+      const arrays = await Promise.all(parts.map((part) => part.read()));
+      return this.#join(
+        arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)),
+        this.bytesOf(page),
+        rows,
+      );
+    } finally {
+      for (const part of parts) part[Symbol.dispose]();
+    }
+  }
+  /** Stores what {@link readPage} returned. Throws ArgumentError for a wrong number of bytes or the null page. */
   writePage(page: number, bytes: Uint8Array): void {
     const expected = this.bytesOf(page);
     if (bytes.length !== expected || page < 1) {
@@ -126,34 +157,52 @@ export class PageStorage {
       );
     }
     let at = 0;
-    for (const part of this.#parts(page)) {
-      part.set(bytes.subarray(at, at + part.length));
-      at += part.length;
+    if (this.engine.device === "cpu") {
+      for (const part of this.#parts(page)) {
+        part.set(bytes.subarray(at, at + part.length));
+        at += part.length;
+      }
+      return;
     }
+    for (const part of this.#flats(page)) {
+      using target = part;
+      const { array, bytes: width } = DTYPES[target.dtype];
+      const own = bytes.slice(at, at + target.size * width);
+      target.engine.upload(new array(own.buffer, 0, target.size), target);
+      at += own.length;
+    }
+  }
+  #requirePage(page: number): void {
+    const count = this.pages + this.residualPages;
+    if (Number.isInteger(page) && page >= 0 && page < count) return;
+    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${count - 1}`, {
+      page,
+      pages: count,
+    });
+  }
+  /** Which of the pages of its kind this one is, and how many of them there are. */
+  #placeOf(page: number): [at: number, count: number] {
+    return page < this.pages ? [page, this.pages] : [page - this.pages, this.residualPages];
+  }
+  /** Tensors over a page's memory, one for each tensor that has a part of it; the caller disposes them. */
+  #flats(page: number): Tensor[] {
+    this.#requirePage(page);
+    const [at, count] = this.#placeOf(page);
+    return this.#held(page).map((held) => held.flat((held.size / count) * at, held.size / count));
   }
   /** A page's memory, one part for each tensor that has one. */
   #parts(page: number): Uint8Array[] {
-    const { pages, residualPages } = this;
-    if (!Number.isInteger(page) || page < 0 || page >= pages + residualPages) {
-      throw new ArgumentError(
-        `[kvcache] there is no page ${page}; pages are 0..${pages + residualPages - 1}`,
-        {
-          page,
-          pages: pages + residualPages,
-        },
-      );
-    }
-    const [first, count] = page < pages ? [0, pages] : [pages, residualPages];
+    this.#requirePage(page);
+    const [at, count] = this.#placeOf(page);
     return this.#held(page).map(({ tensor, byteLength }) => {
       const bytes = byteLength / count;
-      const at = (page - first) * bytes;
-      const part = tensor.storage.hostPart(at, bytes);
+      const part = tensor.storage.hostPart(at * bytes, bytes);
       if (part === undefined) {
         throw new DeviceError(
-          `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; read them by tensor.read()`,
+          `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; fetch them`,
         );
       }
-      return new Uint8Array(part.buffer, at - part.start, bytes);
+      return new Uint8Array(part.buffer, at * bytes - part.start, bytes);
     });
   }
   [Symbol.dispose](): void {

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { DisposedError } from "@heed/tensor";
 import { StateError } from "./errors.ts";
-import { raise } from "./fences.ts";
+import { pollFences, raise } from "./fences.ts";
 import { openPageFile, readPages } from "./page-file.ts";
 import { type PageSource, type TransferOptions, writePageFile } from "./page-file-write.ts";
 import {
@@ -15,7 +15,7 @@ import {
 import { emptyLists, releaseLists, takeLists } from "./swap-pages.ts";
 import { nameOf } from "./residual.ts";
 import { closeSequence } from "./sequence.ts";
-import { type OpenOptions, openSequence } from "./prefixes.ts";
+import { expirePriorities, type OpenOptions, openSequence } from "./prefixes.ts";
 import { type CacheState, requireLive, type SequenceState } from "./state.ts";
 import type { PageSink, Tier } from "./tiers.ts";
 
@@ -35,7 +35,7 @@ function sourceOf(state: SequenceState): PageSource {
       requireLive(cache, "save");
       const { group, at } = places[index]!;
       const { storage, layout } = cache.groups[group]!;
-      return storage.readPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));
+      return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));
     },
   };
 }
@@ -120,6 +120,8 @@ async function bring(
 ): Promise<void> {
   const { cache, away } = state;
   const places = placesOf(cache, content);
+  pollFences(cache);
+  expirePriorities(cache);
   takeLists(state, content, places);
   using fence = raise(cache, new Set([state]), undefined);
   state.away = { what: "being brought back", length: content.length, drop: away?.drop ?? (() => undefined) };

@@ -44,6 +44,15 @@ describe("events", () => {
     sequence.truncate(1);
     expect(cache.events(3).events).toEqual([{ kind: "removed", number: 3, keys: keys.reverse() }]);
   });
+  test("tell of a single block that was evicted", () => {
+    using cache = cacheOf(2);
+    compute(cache, [1, 2]);
+    const { key } = cache.prefixes()[0]!;
+    compute(cache, [3, 4, 5]);
+    const [stored, removed, ...rest] = cache.events().events;
+    expect(removed).toEqual({ kind: "removed", number: 1, keys: [key] });
+    expect([stored!.kind, rest.map(({ kind }) => kind)]).toEqual(["stored", ["stored"]]);
+  });
   test("tell of a reset", () => {
     using cache = cacheOf(8);
     compute(cache, [1, 2]);

@@ -1,8 +1,10 @@
 /** Pages that work under way reads. */
-import { ArgumentError, DisposedError } from "@heed/tensor";
+import { ArgumentError, DisposedError, OutOfMemoryError } from "@heed/tensor";
 import { floatView } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
-import { type KvCache, type Sequence, StateError } from "../src/index.ts";
+import { join } from "node:path";
+import { HostTier, type KvCache, type Sequence, StateError, type Step } from "../src/index.ts";
+import { temporaryFolder } from "./file-faults.ts";
 import {
   append,
   booksOf,
@@ -56,6 +58,48 @@ describe("a fence", () => {
     cache.check();
     cache[Symbol.dispose]();
   });
+  test("that is done makes room for a sequence that comes back, or is loaded", async () => {
+    using folder = temporaryFolder();
+    const path = join(folder.path, "s");
+    for (const way of ["swapIn", "load"] as const) {
+      const { cache, sequence } = started(24);
+      await cache.save(sequence, path);
+      if (way === "swapIn") await cache.swapOut(sequence, new HostTier({ maxBytes: 2 ** 20 }));
+      else sequence.release();
+      const other = cache.open();
+      append(cache, [[other, idsFrom(50, 4)]]);
+      let done = false;
+      cache.fence([other], { done: () => done });
+      other.release();
+      const bring = (): Promise<unknown> => (way === "swapIn" ? cache.swapIn(sequence) : cache.load(path));
+      await expect(bring()).rejects.toThrow(OutOfMemoryError);
+      done = true;
+      await bring();
+      expect(cache.stats()).toMatchObject({ openFences: 0, usedPages: 6 });
+      cache.check();
+      cache[Symbol.dispose]();
+    }
+  });
+  test("that is done makes room for prefixes from a file", async () => {
+    using folder = temporaryFolder();
+    const path = join(folder.path, "p");
+    using cache = poisonedCache({ maxPages: 6, prefixes: true });
+    using saved = cache.open();
+    append(cache, [[saved, idsFrom(0, 24)]]);
+    await cache.savePrefixes(path);
+    saved.release();
+    cache.reset();
+    const other = cache.open();
+    append(cache, [[other, idsFrom(50, 21)]]);
+    let done = false;
+    cache.fence([other], { done: () => done });
+    cache.invalidate();
+    other.release();
+    expect(await cache.loadPrefixes(path)).toMatchObject({ loaded: 0, skipped: 6 });
+    done = true;
+    expect(await cache.loadPrefixes(path)).toMatchObject({ loaded: 6, skipped: 0 });
+    cache.check();
+  });
   test("under another: pages are free when the last has gone, whatever the order", () => {
     for (const order of [
       [0, 1],
@@ -85,6 +129,52 @@ describe("a fence", () => {
     expect(cache.stats().freePages).toBe(5);
     cache[Symbol.dispose]();
   });
+  test("of an open step covers all its sequences' pages and the tails that it has replaced, however it ends", () => {
+    for (const end of ["commit", "cancel"] as const) {
+      const { cache, sequence } = started(6, 9);
+      const [fork] = sequence.fork(1);
+      const [reader, bystander] = [cache.open(), cache.open()];
+      append(cache, [
+        [reader, idsFrom(20, 4)],
+        [bystander, idsFrom(30, 4)],
+      ]);
+      const step = cache.reserve([
+        { sequence: fork!, tokens: 3 },
+        { sequence: reader, tokens: 0 },
+      ]);
+      expect([Array.from(fork!.pages), Array.from(reader.pages)]).toEqual([[1, 5, 6], [3]]);
+      for (const layer of [0, 1]) writeLayer(cache, step, idsFrom(40, 3), layer);
+      const fence = cache.fence([step]);
+      step[end]();
+      for (const one of [sequence, fork!, reader, bystander]) one.release();
+      expect(cache.stats()).toMatchObject({ inFlightPages: 5, usedPages: 0, freePages: 4 }); // 1, 2, 3, 5 and 6
+      cache.check();
+      fence[Symbol.dispose]();
+      expect(cache.stats()).toMatchObject({ inFlightPages: 0, freePages: 9 });
+      cache[Symbol.dispose]();
+    }
+  });
+  test("takes steps and sequences together, and refuses steps that are closed or of another cache", () => {
+    const { cache, sequence } = started(4);
+    const other = started(4);
+    const alone = cache.open();
+    append(cache, [[alone, idsFrom(50, 5)]]);
+    const [step, foreign] = [cache, other.cache].map((c, i) =>
+      c.reserve([{ sequence: [sequence, other.sequence][i]!, tokens: 1 }]),
+    ) as [Step, Step];
+    for (const fence of [cache.fence([step, alone, sequence, step]), cache.fence([])]) {
+      cache.check();
+      fence[Symbol.dispose]();
+    }
+    expect(() => cache.fence([step, foreign])).toThrow(ArgumentError);
+    expect(() => cache.fence([other.cache.reserve([])])).toThrow(ArgumentError);
+    step.cancel();
+    expect(() => cache.fence([alone, step])).toThrow(StateError);
+    expect(cache.stats().openFences).toBe(0);
+    cache.check();
+    cache[Symbol.dispose]();
+    other.cache[Symbol.dispose]();
+  });
   test("keeps rows that the work may read from being written over after a truncation", () => {
     const { cache, sequence } = started(7);
     using look = cache.reserve([{ sequence, tokens: 0 }]);
@@ -109,6 +199,19 @@ describe("a fence", () => {
     }
     again.cancel();
     expect(contents(cache, sequence, 0)).toEqual(expected(cache, [...idsFrom(0, 5), 90, 91], 0));
+    cache.check();
+    cache[Symbol.dispose]();
+  });
+  test("keeps such rows from a fork that was cut back before, and is the last to refer to the page", () => {
+    const { cache, sequence } = started(7);
+    const [fork] = sequence.fork(1);
+    fork!.truncate(5);
+    using fence = cache.fence([sequence]);
+    sequence.release();
+    append(cache, [[fork!, [90, 91]]]);
+    expect(fence.isOpen).toBe(true);
+    expect(Array.from(fork!.pages)).toEqual([1, 3]);
+    expect(contents(cache, fork!, 0)).toEqual(expected(cache, [...idsFrom(0, 5), 90, 91], 0));
     cache.check();
     cache[Symbol.dispose]();
   });

@@ -125,7 +125,11 @@ describe("fork", () => {
     middle.truncate(6);
     const before = [usage(cache), poolOf(cache).freePages(), pagesOf(parent, short, middle)];
     const step = cache.reserve([short, parent, middle].map((sequence) => ({ sequence, tokens: 2 })));
-    expect(pagesOf(parent, short, middle).map((pages) => pages[1])).toEqual([2, 3, 5]);
+    expect(pagesOf(parent, short, middle).map((pages) => [...pages])).toEqual([
+      [1, 2, 5],
+      [1, 3],
+      [1, 4],
+    ]); // copies take their pages first
     cache.check();
     for (const layer of [0, 1]) writeLayer(cache, step, idsFrom(50, 6), layer);
     step.cancel();

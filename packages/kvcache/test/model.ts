@@ -99,12 +99,13 @@ export class Model {
         list.push(page);
         return page;
       };
+      for (const sequence of copies) {
+        const pages = sequence.pages[group]!;
+        replaced.push({ group, sequence, page: pages.pop()! });
+        pages.push(take());
+      }
       for (const [sequence, tokens] of wanted) {
         const pages = sequence.pages[group]!;
-        if (copies.has(sequence)) {
-          replaced.push({ group, sequence, page: pages.pop()! });
-          pages.push(take());
-        }
         while (pages.length < this.#pagesFor(group, sequence.ids.length + tokens)) pages.push(take());
       }
       return list;

@@ -36,9 +36,12 @@ async function readAll(
   await readPages(file, (_, bytes) => pages.push([...bytes]), {});
   return { header: file.header, pages };
 }
-function contentsOf({ header, page }: PageSource): { header: unknown; pages: number[][] } {
+async function contentsOf({ header, page }: PageSource): Promise<{ header: unknown; pages: number[][] }> {
   const count = header.groups.reduce((sum, g) => sum + g.pages, 0);
-  return { header, pages: Array.from({ length: count }, (_, i) => [...page(i)]) };
+  return {
+    header,
+    pages: await Promise.all(Array.from({ length: count }, async (_, i) => [...(await page(i))])),
+  };
 }
 /** The error that reading a file ends with. */
 async function failure(path: string, sizes: readonly number[]): Promise<PageFileError> {
@@ -85,7 +88,7 @@ describe("a page file", () => {
         );
         await writePageFile(path, written);
         expect(statSync(path).size).toBe(fileBytes(written.header));
-        expect(await readAll(path, sizes)).toEqual(contentsOf(written));
+        expect(await readAll(path, sizes)).toEqual(await contentsOf(written));
       }),
       { numRuns: 60 },
     );
@@ -100,7 +103,7 @@ describe("a page file", () => {
       onProgress: (done, of) => (expect(of).toBe(total), seen.push(done)),
     });
     expect(seen).toEqual([2 ** 20, 2 ** 21, total]);
-    expect((await readAll(path, [900_001])).pages).toEqual(contentsOf(written).pages);
+    expect((await readAll(path, [900_001])).pages).toEqual((await contentsOf(written)).pages);
   });
   test("cut off anywhere is an error that names the file and the place", async () => {
     using folder = temporaryFolder();
@@ -143,7 +146,7 @@ describe("a page file", () => {
       reason: "checksum",
       details: { file: path, page: 1, offset: at },
     });
-    expect([...(await file.read(2))]).toEqual([...written.page(2)]);
+    expect([...(await file.read(2))]).toEqual([...(await written.page(2))]);
   });
   test("whose pages have changed places, or come from another file, is damaged", async () => {
     using folder = temporaryFolder();
@@ -232,7 +235,7 @@ describe("writing over a file", () => {
     const bad: PageSource = { ...next, page: () => new Uint8Array(3) };
     expect(await writePageFile(path, bad).catch((e: Error) => e.message)).toContain("has 3 bytes");
     expect(readdirSync(folder.path)).toEqual(["a"]);
-    expect(await readAll(path, [60])).toEqual(contentsOf(old));
+    expect(await readAll(path, [60])).toEqual(await contentsOf(old));
   });
   for (const kind of ["once", "crash"] as const) {
     test(`gives the old or the new, at each call that can fail (${kind})`, async () => {
@@ -250,10 +253,10 @@ describe("writing over a file", () => {
         );
         if (!faults.fired()) break;
         const is = await readAll(path, [600]);
-        const isOld = Bun.deepEquals(is, contentsOf(old));
+        const isOld = Bun.deepEquals(is, await contentsOf(old));
         seen[isOld ? "old" : "new"]++;
         expect(error).toMatchObject({ code: "HEED_PAGE_FILE", reason: "io", details: { code: "ENOSPC" } });
-        if (!isOld) expect(is).toEqual(contentsOf(next));
+        if (!isOld) expect(is).toEqual(await contentsOf(next));
         if (kind === "once") expect(readdirSync(folder.path)).toEqual(["a"]);
       }
       // open, three writes, sync, close, rename leave the old; opening, syncing and closing the folder come behind the rename.
@@ -271,7 +274,7 @@ describe("writing over a file", () => {
     const path = join(folder.path, "a");
     const written = source([2], [60]);
     await writePageFile(path, written, {}, faultyCalls(7).calls);
-    expect(await readAll(path, [60])).toEqual(contentsOf(written));
+    expect(await readAll(path, [60])).toEqual(await contentsOf(written));
   });
 });
 test("leftovers of writers that died are removed after an hour, and nothing else", async () => {

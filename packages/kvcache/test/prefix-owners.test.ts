@@ -1,8 +1,17 @@
 import { ArgumentError } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { type KvCache, type OpenOptions, type PrefixOwner, type Sequence, StateError } from "../src/index.ts";
+import { join } from "node:path";
+import {
+  HostTier,
+  type KvCache,
+  type OpenOptions,
+  type PrefixOwner,
+  type Sequence,
+  StateError,
+} from "../src/index.ts";
 import { type KeyFields, rootKey } from "../src/prefix-keys.ts";
+import { temporaryFolder } from "./file-faults.ts";
 import { append, idsFrom, poisonedCache, poolOf } from "./fixtures.ts";
 
 const cacheOf = (more = {}): KvCache =>
@@ -201,6 +210,81 @@ describe("quotas", () => {
     ).toEqual([4, 2, 2]);
     cache.check();
   });
+  test("a block of lower priority makes room first, though it was used last; of equal ones the tail does", () => {
+    using cache = cacheOf({ prefixes: { quota: 5 } });
+    compute(cache, [1, 2, 3, 4], { priority: 80 }).release();
+    compute(cache, [5, 6, 7, 8], { priority: 30 }).release();
+    compute(cache, [9, 9]).release();
+    expect(found(cache, [5, 6, 7, 8, 0])).toBe(4); // used last
+    const left = (): number[] =>
+      [
+        [1, 2, 3, 4, 0],
+        [5, 6, 7, 8, 0],
+        [9, 9, 0],
+        [10, 10, 0],
+        [11, 11, 0],
+        [12, 12, 0],
+      ].map((ids) => found(cache, ids));
+    compute(cache, [10, 10]).release();
+    expect(left()).toEqual([4, 2, 2, 2, 0, 0]);
+    compute(cache, [11, 11]).release();
+    expect(left()).toEqual([4, 0, 2, 2, 2, 0]);
+    compute(cache, [12, 12]).release(); // of the same priority as the three that are left with [1, 2, 3, 4]
+    expect(left()).toEqual([4, 0, 0, 2, 2, 2]);
+    cache.check();
+  });
+  test("a block of lower priority than all that could make room is not published", () => {
+    using cache = cacheOf({ prefixes: { quota: 2 } });
+    compute(cache, [1, 2, 3, 4], { priority: 60 }).release();
+    compute(cache, [5, 6]).release();
+    expect([found(cache, [1, 2, 3, 4, 0]), found(cache, [5, 6, 0])]).toEqual([4, 0]);
+    expect(cache.stats()).toMatchObject({ cachedPages: 2, prefixes: { blocks: 2, refusedBlocks: 1 } });
+    compute(cache, [7, 8], { priority: 60 }).release();
+    expect([found(cache, [1, 2, 3, 4, 0]), found(cache, [7, 8, 0])]).toEqual([2, 2]);
+    cache.check();
+  });
+  test("a priority that has expired counts as the default one", () => {
+    let now = 0;
+    using cache = cacheOf({ prefixes: { quota: 2 }, now: () => now });
+    compute(cache, [3, 4], { priority: 70 }).release();
+    compute(cache, [1, 2], { priority: 90, expires: 100 }).release();
+    compute(cache, [5, 6]).release();
+    expect(
+      [
+        [3, 4, 0],
+        [1, 2, 0],
+        [5, 6, 0],
+      ].map((ids) => found(cache, ids)),
+    ).toEqual([2, 2, 0]); // [1, 2] was used last
+    now = 100;
+    compute(cache, [7, 8], { priority: 80 }).release();
+    expect(
+      [
+        [1, 2, 0],
+        [3, 4, 0],
+        [7, 8, 0],
+      ].map((ids) => found(cache, ids)),
+    ).toEqual([0, 2, 2]);
+    cache.check();
+  });
+  test("a low priority that has gone leaves the order as it was", () => {
+    using cache = cacheOf({ prefixes: { quota: 3 } });
+    compute(cache, [1, 2], { priority: 0 }).release();
+    compute(cache, [3, 4], { priority: 70 }).release();
+    compute(cache, [5, 6], { priority: 60 }).release();
+    compute(cache, [7, 8], { priority: 80 }).release();
+    compute(cache, [9, 9], { priority: 80 }).release();
+    expect(
+      [
+        [1, 2, 0],
+        [3, 4, 0],
+        [5, 6, 0],
+        [7, 8, 0],
+        [9, 9, 0],
+      ].map((ids) => found(cache, ids)),
+    ).toEqual([0, 2, 0, 2, 2]);
+    cache.check();
+  });
   test("blocks in use make no room: nothing more is published", () => {
     using cache = cacheOf({ prefixes: { quota: 2 } });
     using live = compute(cache, IDS);
@@ -272,6 +356,47 @@ describe("retention", () => {
         [5, 6, 0],
       ].map((ids) => found(cache, ids)),
     ).toEqual([0, 2]);
+    cache.check();
+  });
+  test("a priority that has expired counts no more when a sequence comes back", async () => {
+    let now = 0;
+    using cache = cacheOf({ maxPages: 3, now: () => now });
+    const [tier, sequence] = [new HostTier({ maxBytes: 2 ** 20 }), compute(cache, [60, 61])];
+    await cache.swapOut(sequence, tier);
+    compute(cache, [1, 2], { priority: 90, expires: 100 }).release();
+    compute(cache, [3, 4]).release();
+    compute(cache, [5, 6]).release(); // takes the page of [60, 61]
+    now = 100;
+    await cache.swapIn(sequence);
+    expect(
+      [
+        [1, 2, 0],
+        [3, 4, 0],
+        [5, 6, 0],
+      ].map((ids) => found(cache, ids)),
+    ).toEqual([0, 2, 2]);
+    cache.check();
+  });
+  test("a priority that has expired counts no more when prefixes are loaded", async () => {
+    using folder = temporaryFolder();
+    const path = join(folder.path, "p");
+    using other = cacheOf();
+    compute(other, [60, 61]).release();
+    await other.savePrefixes(path);
+    let now = 0;
+    using cache = cacheOf({ prefixes: { quota: 2 }, now: () => now });
+    compute(cache, [1, 2], { priority: 90, expires: 100 }).release();
+    compute(cache, [3, 4], { priority: 70 }).release();
+    expect(await cache.loadPrefixes(path)).toMatchObject({ loaded: 0, skipped: 1 });
+    now = 100;
+    expect(await cache.loadPrefixes(path)).toMatchObject({ loaded: 1, skipped: 0 });
+    expect(
+      [
+        [1, 2, 0],
+        [3, 4, 0],
+        [60, 61, 0],
+      ].map((ids) => found(cache, ids)),
+    ).toEqual([0, 2, 2]);
     cache.check();
   });
   test("a head of low priority goes and takes what follows it along", () => {

@@ -62,6 +62,24 @@ describe("prefixes of groups with windows", () => {
     );
     cache.check();
   });
+  test("keep a page that somebody else has given back to a block by its own priority", () => {
+    using cache = cacheOf();
+    const open = (priority: number): Sequence => {
+      const sequence = cache.open({ priority });
+      append(cache, [[sequence, idsFrom(0, 13)]]);
+      return sequence;
+    };
+    open(80).release();
+    evict(cache, 1, 20);
+    const again = open(10); // computes all of it, and gives the blocks their local pages back
+    expect(cache.prefixes().length).toBe(3);
+    const priorities = Array.from(poolOf(cache, 1).cachedPages(), (page) => poolOf(cache, 1).priority(page));
+    expect(priorities).toEqual(new Array(priorities.length).fill(10));
+    expect(priorities.length).toBeGreaterThan(0);
+    cache.check();
+    again.release();
+    cache.check();
+  });
   test("are as long as the last window that is still there", () => {
     using cache = cacheOf();
     compute(cache, idsFrom(0, 13)).release();

@@ -1,4 +1,4 @@
-import { ArgumentError, OutOfMemoryError } from "@heed/tensor";
+import { ArgumentError, type Engine, OutOfMemoryError } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import { type KvCache, type PrefixMatch, type Sequence, StateError } from "../src/index.ts";
 import { append, contents, expected, faulty, idsFrom, poisonedCache, poolOf, usage } from "./fixtures.ts";
@@ -233,6 +233,56 @@ describe("a step that fails", () => {
     }
     expect(failures).toBeGreaterThan(0);
   });
+  /** 3 cached pages, and a sequence of 6 tokens with its forks, of which only these have a step: both copy the tail. */
+  function withForks(maxPages: number, engine: Engine): { cache: KvCache; forks: Sequence[] } {
+    const cache = cacheOf(maxPages, 4, { engine });
+    run(cache, idsFrom(0, 12)).sequence.release();
+    const forks = run(cache, idsFrom(50, 6)).sequence.fork(2);
+    return { cache, forks };
+  }
+  const seen = (cache: KvCache, forks: readonly Sequence[]): unknown =>
+    [cache.prefixes(), evictionOrder(cache), usage(cache), forks.map(({ pages }) => pages)] as const;
+  test("in a copy evicts nothing, as long as there are free pages for the copies", () => {
+    const { engine, arm } = faulty();
+    let failures = 0;
+    for (let n = 1; ; n++) {
+      const { cache, forks } = withForks(8, engine);
+      const requests = forks.map((sequence) => ({ sequence, tokens: 10 })); // 2 copies and 4 pages, of which 3 are free
+      const before = seen(cache, forks);
+      arm(n);
+      try {
+        cache.reserve(requests).cancel();
+      } catch {
+        failures++;
+      }
+      arm(Infinity);
+      if (failures < n) {
+        expect(cache.stats().prefixes!.evictedPages).toBe(3);
+        cache[Symbol.dispose]();
+        break;
+      }
+      expect(seen(cache, forks)).toEqual(before);
+      for (const fork of forks) expect(contents(cache, fork, 0)).toEqual(expected(cache, idsFrom(50, 6), 0));
+      cache.check();
+      cache[Symbol.dispose]();
+    }
+    expect(failures).toBe(2 * 2 + 1); // keys and values of two copies, and the table
+  });
+  test("in a copy for which no page was free loses that page's prefix alone", () => {
+    const { engine, arm } = faulty();
+    const { cache, forks } = withForks(5, engine);
+    cache.reserve(forks.map((sequence) => ({ sequence, tokens: 0 }))).cancel(); // the table's memory is there
+    const before = cache.prefixes();
+    arm(2);
+    expect(() => cache.reserve([{ sequence: forks[0]!, tokens: 6 }])).toThrow("no memory");
+    arm(Infinity);
+    expect(cache.stats()).toMatchObject({ freePages: 1, cachedPages: 2, prefixes: { evictedPages: 1 } });
+    expect(before.length - cache.prefixes().length).toBe(1);
+    expect(run(cache, idsFrom(0, 9)).found).toBe(8);
+    expect(contents(cache, forks[0]!, 0)).toEqual(expected(cache, idsFrom(50, 6), 0));
+    cache.check();
+    cache[Symbol.dispose]();
+  });
 });
 
 describe("a match", () => {
@@ -279,6 +329,24 @@ describe("a match", () => {
     cache[Symbol.dispose]();
     match[Symbol.dispose]();
     expect(match.isOpen).toBe(false);
+  });
+});
+
+describe("a fork", () => {
+  test("publishes what it goes on with behind the prefix that it shares, whatever the other does", () => {
+    using cache = cacheOf(20, 4);
+    const { sequence } = run(cache, [1, 2, 3, 4]);
+    const [fork] = sequence.fork() as [Sequence];
+    append(cache, [[sequence, [5, 6, 7, 8]]]);
+    append(cache, [[fork, [9, 10, 11, 12]]]);
+    for (const tail of [
+      [5, 6, 7, 8],
+      [9, 10, 11, 12],
+    ]) {
+      using match = cache.match([1, 2, 3, 4, ...tail, 0]);
+      expect(match.length).toBe(8);
+    }
+    cache.check();
   });
 });
 

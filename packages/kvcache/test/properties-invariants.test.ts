@@ -34,7 +34,12 @@ const faults: Record<string, (index: PrefixIndex, last: number, state: SequenceS
   "a page with content that no block lists": ({ groups }, _, { lists }) =>
     groups[0]!.pool.setContent(lists[0]!.ids[2]!, 9),
   "a block that its namespace does not count": ({ namespaces }, last) => namespaces.remove("a", last),
-  "a namespace that counts a block too many": ({ namespaces }) => namespaces.add("a", 63),
+  "a namespace that counts a block too many": ({ namespaces }) => namespaces.add("a", 63, {}),
+  "a block of a lower priority than its namespace knows": (index) => {
+    const blocks = index.published();
+    for (const block of blocks) index.namespaces.remove("a", block);
+    for (const block of blocks) index.namespaces.add("a", block, { priority: 60 });
+  },
   "a tree of an epoch that has ended": ({ roots }) => roots.nextEpoch(undefined),
   "a sequence whose last block has other tokens": (_, __, state) => void state.tokenIds![0]!++,
   "a sequence that stands before its last block": (_, __, state) => void state.prefix!.blocks--,

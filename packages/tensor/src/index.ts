@@ -16,7 +16,7 @@ export {
   trackLeaks,
 } from "./core/storage.ts";
 export { allocate, show, Tensor } from "./core/tensor.ts";
-export type { BinaryOp, Engine, ReduceOp, UnaryOp } from "./engine/engine.ts";
+export type { BinaryOp, Captured, Engine, ReduceOp, UnaryOp } from "./engine/engine.ts";
 export type { FusedMode, FusedOp, FusedOps } from "./engine/fused.ts";
 export {
   type Recorded,
@@ -26,7 +26,13 @@ export {
   type TapeOperand,
 } from "./engine/tape.ts";
 export { recheck, unrecorded } from "./engine/recorder.ts";
-export { engineNames, getEngine, registerEngine, setDefaultEngine } from "./engine/registry.ts";
+export {
+  engineNames,
+  getEngine,
+  registerEngine,
+  type RegisterOptions,
+  setDefaultEngine,
+} from "./engine/registry.ts";
 export { cast } from "./ops/cast.ts";
 export { hostIntegers } from "./ops/check.ts";
 export { concat, copyInto } from "./ops/concat.ts";

@@ -5,7 +5,7 @@ import type { Bench, Result, Subject } from "../harness.ts";
 import { headMajorRow, pages, shuffledPages } from "../layout.ts";
 import type { Peer, PeerRuntime } from "../peers/onnxruntime.ts";
 import { formatNs, table } from "../report.ts";
-import { backwardWork, decodeWork, layerWork, linearWork, prefillWork } from "../shapes.ts";
+import { backwardWork, decodeWork, layerWork, linearWork, prefillWork, quantisedBytes } from "../shapes.ts";
 
 const shape = { dtype: "float32", numHeads: 4, numKvHeads: 2, headDim: 8, length: 3 } as const;
 
@@ -71,6 +71,40 @@ describe("runBench", () => {
     expect(log.slice(-2)).toEqual(["closed", "disposed"]);
   });
 
+  test("a baseline takes its turn in every round, and a target is held against its speed", async () => {
+    log.length = 0;
+    const slow = {
+      run: () => (log.push("baseline"), spin(400e3)),
+      [Symbol.dispose]: () => log.push("base gone"),
+    };
+    const baseline = { name: "slow", open: () => slow };
+    const { peers: _, ...alone } = options;
+    const result = await runBench({ ...bench(1), baseline, target: { leastRatio: 1.2 } }, alone);
+    const compact = log.filter((entry, i) => entry !== log[i - 1]);
+    const round = ["ours", "baseline", "fma-f32 2"];
+    expect(compact).toEqual([...round, ...round, "base gone", "disposed"]);
+    expect(result.baseline).toMatchObject({ name: "slow" });
+    expect(result.baseline!.ratio).toBeGreaterThan(1);
+    expect(result.isMet).toBe(result.baseline!.ratio >= 1.2);
+    const harder = await runBench({ ...bench(1), baseline, target: { leastRatio: 1e6 } }, alone);
+    expect(harder.isMet).toBe(false);
+  });
+  test("a baseline that disagrees is an error", () => {
+    const baseline = { name: "other", open: () => subject(2) };
+    expect(runBench({ ...bench(1), baseline }, options)).rejects.toThrow("ours and other differ");
+  });
+  test("work in calls is timed for each of them, without a limit of the machine", async () => {
+    log.length = 0;
+    const calls = { ...bench(1), work: { bound: "calls", count: 100, unit: "page" } } as const;
+    const { peers: _, ...rest } = options;
+    const alone = { ...rest, warmNs: 1 };
+    const result = await runBench({ ...calls, target: { mostNs: 50e3 } }, alone);
+    expect(result.call).toEqual({ ns: result.medianNs / 100, unit: "page" });
+    expect([result.isMet, result.peakFraction]).toEqual([true, undefined]);
+    expect(log).not.toContain("fma-f32 2");
+    expect((await runBench({ ...calls, target: { mostNs: 1 } }, alone)).isMet).toBe(false);
+    expect(runBench({ ...bench(1), target: { mostNs: 1 } }, alone)).rejects.toThrow("work in calls");
+  });
   test("without peers there is no peer column", async () => {
     const { peers: _, ...alone } = options;
     expect((await runBench(bench(1), alone)).peer).toBeUndefined();
@@ -96,6 +130,9 @@ test("work counts only what is visible, and reads everything once", () => {
   expect(prefillWork(shape)).toEqual({ bound: "fma", flops: 4 * 6 * 8 * 4 });
   expect(backwardWork(shape)).toEqual({ bound: "fma", flops: 4 * 6 * 8 * 14 });
   expect(decodeWork({ ...shape, dtype: "bfloat16" })).toEqual({ bound: "read", bytes: 2 * 3 * 2 * 8 * 2 });
+  const paged = { ...shape, headDim: 128, pageSize: 16, storage: "int4" } as const;
+  expect(decodeWork(paged)).toEqual({ bound: "read", bytes: 2 * 3 * 2 * 128 * 0.875 });
+  expect([quantisedBytes("int4", 64), quantisedBytes("int8", 16)]).toEqual([0.75, 1.03125]);
   const linear = { dtype: "float32", inFeatures: 5, outFeatures: 7 } as const;
   expect(linearWork({ ...linear, rows: 1 })).toEqual({ bound: "read", bytes: 140 });
   expect(linearWork({ ...linear, rows: 3 })).toEqual({ bound: "fma", flops: 210 });
@@ -144,8 +181,35 @@ test("the table aligns its columns and drops the peer's where there was none", (
   expect(table([{ ...result, peer }])).toEndWith("3.00 ms      4.00 ms  2.00 x");
 });
 
+test("targets stand in the table, and whether they were met", () => {
+  const result: Result = {
+    name: "a",
+    engine: "cpu",
+    dtype: "",
+    shape: {},
+    threads: 1,
+    medianNs: 1000,
+    call: { ns: 10, unit: "page" },
+    target: { mostNs: 20 },
+    isMet: true,
+  };
+  const baseline = { name: "contiguous", medianNs: 800, ratio: 0.8 };
+  const other: Result = { ...result, name: "b", target: { leastRatio: 0.9 }, isMet: false, baseline };
+  expect(table([result, other]).split("\n")).toEqual([
+    "bench  threads   median          rate            against    target  met",
+    "a            1  1.00 us  10 ns a page                     <= 20 ns  yes",
+    "b            1  1.00 us  10 ns a page  0.80 x contiguous  >= 0.9 x   NO",
+  ]);
+});
+
 test("times are printed in the unit that fits", () => {
-  expect([12, 1234, 1.234e6, 12.34e9].map(formatNs)).toEqual(["12 ns", "1.23 us", "1.23 ms", "12.3 s"]);
+  expect([1.25, 12, 1234, 1.234e6, 12.34e9].map(formatNs)).toEqual([
+    "1.3 ns",
+    "12 ns",
+    "1.23 us",
+    "1.23 ms",
+    "12.3 s",
+  ]);
 });
 
 describe("the command line", () => {

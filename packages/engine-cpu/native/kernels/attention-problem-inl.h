@@ -56,11 +56,11 @@ template <class T> struct Problem {
 template <class T> HEED_INLINE int64_t Padded(int64_t n) { return RoundUp(n, Width<T>); }
 /// Numbers of scratch that kKeyBlock unpacked rows of keys or values take; 0 for floats.
 template <class T> HEED_INLINE int64_t UnpackedRows(const Problem<T>& a) {
-  return a.unpack == nullptr ? 0 : kKeyBlock * Padded<T>(a.D > a.Dv ? a.D : a.Dv);
+  return a.unpack == nullptr ? 0 : kKeyBlock * RoundUp(a.D > a.Dv ? a.D : a.Dv, kCodeGroup);
 }
-/// The same with room for what decoding by groups needs besides: as many scaled queries, and scales, zeros and weights of a block.
+/// The same with room for what decoding by groups needs besides: as many scaled queries, and the codes of half a block.
 template <class T> HEED_INLINE int64_t UnpackedSize(const Problem<T>& a) {
-  return a.unpack == nullptr ? 0 : 2 * UnpackedRows(a) + 8 * kKeyBlock;
+  return 2 * UnpackedRows(a) + UnpackedRows(a) / 16;
 }
 /// f(page, row in it, count, keys from j0 before it) for the runs of keys j0 .. j0 + n - 1 that stand in one page.
 template <class T, class F> HEED_INLINE void ForEachPage(const Problem<T>& a, const Sequence& s, int64_t j0, int64_t n, const F& f) {

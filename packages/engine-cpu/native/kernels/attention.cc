@@ -48,6 +48,7 @@ template <class T> int SetResidual(CodedPages<T>& of) {
     return HEED_OK;
   });
 }
+template <class T> bool UnitSteps(const CodedPages<T>& of) { return of.scales->strides[3] == 1 && of.zeros->strides[3] == 1; }
 template <class T> int Quantised(Problem<T>& a, int32_t query_dtype, int32_t format, const char* name) {
   int status = DispatchFloat(query_dtype, HEED_UNSUPPORTED, [&](auto t) { return SetQueryType<T, typename decltype(t)::type>(a); });
   a.pack_keys = PackKeys<T, T>;
@@ -59,9 +60,8 @@ template <class T> int Quantised(Problem<T>& a, int32_t query_dtype, int32_t for
   else if (format != HEED_PAGES_INT4 || SetResidual(a.coded_k) != HEED_OK || SetResidual(a.coded_v) != HEED_OK) status = HEED_UNSUPPORTED;
   else {
     a.unpack = UnpackGroups<T>;
-    // Groups of keys then are the halves of every block, and their scales lie as the codes do.
-    a.by_groups = __is_same(T, float) && a.page_size % kCodeGroup == 0 && a.coded_k.scales->strides[3] == 1 &&
-                  a.coded_k.zeros->strides[3] == 1;
+    // Groups of keys then are the halves of every block, and scales lie as vectors.
+    a.by_groups = __is_same(T, float) && a.page_size % kCodeGroup == 0 && UnitSteps(a.coded_k) && UnitSteps(a.coded_v);
   }
   if (status != HEED_OK)
     return Fail(HEED_UNSUPPORTED, "[%s] queries of dtype code %d over pages of format %d have no kernel", name, query_dtype, format);

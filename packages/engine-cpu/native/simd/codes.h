@@ -6,9 +6,7 @@
 namespace heed::HEED_ISA {
 struct Int8Code { uint8_t bits; };
 struct E4M3Code { uint8_t bits; };
-struct NibbleCode { uint8_t bits; };  // two codes 0 .. 15: see LoadColumns
 template <> struct Compute<Int8Code> { using type = float; };
-template <> struct Compute<NibbleCode> { using type = float; };
 template <> struct Compute<E4M3Code> { using type = float; };
 /// Whether a row of K needs a scale; and the largest number that a code stands for.
 template <class K> constexpr bool kIsCode = false;
@@ -37,6 +35,7 @@ HEED_INLINE Mask<float> LoadBytes(const uint8_t* p) {
   return __builtin_convertvector(*reinterpret_cast<const Bytes*>(p), Mask<float>);
 #endif
 }
+HEED_INLINE Mask<float> LoadWords(const uint32_t* p) { return BitCast<Mask<float>>(Load(reinterpret_cast<const float*>(p))); }
 /// The low bytes of integer lanes 0 .. 255.
 HEED_INLINE void StoreBytes(uint8_t* p, Mask<float> x) {
   typedef uint8_t Bytes __attribute__((vector_size(Width<float>), aligned(1), may_alias));
@@ -50,33 +49,66 @@ HEED_INLINE Vec<float> LookUp(Vec<float> table, Mask<float> x) { return (Vec<flo
 #else
 #define HEED_TABLE_OF_16 0
 #endif
-/// The low, and the high, half of bytes as numbers 0 .. 15. With AVX-512 by a look-up, which needs no masking of the other half.
-HEED_INLINE Vec<float> LowHalves(Mask<float> bytes) {
+/// Code (0 .. 15) in the low four bits of lanes as a number.
+HEED_INLINE Vec<float> LowCode(Mask<float> x) {
 #if HEED_TABLE_OF_16
   const Vec<float> table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return LookUp(table, bytes);
+  return LookUp(table, x);
 #else
-  return ToFloats(bytes & 15);
+  return ToFloats(x & 15);
 #endif
 }
+/// The low, and the high, half of bytes as numbers 0 .. 15. With AVX-512 by a look-up, which needs no masking of the other half.
+HEED_INLINE Vec<float> LowHalves(Mask<float> bytes) { return LowCode(bytes); }
 HEED_INLINE Vec<float> HighHalves(Mask<float> bytes) { return ToFloats(bytes >> 4); }
 
 template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<Int8Code>(const Int8Code* p) {
   return ToFloats(LoadBytes(reinterpret_cast<const uint8_t*>(p))) - Set1(128.0f);
 }
-template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<E4M3Code>(const E4M3Code* p) {
-  // As a float16 with the same exponent field and the sign moved up: 2^-8 of the number. Sign extension leaves the sign in the top bit of
-  // the exponent as well, where NaN belongs instead: one more unit of NaN's fraction carries into that bit, and no other code's does.
+#if defined(__AVX512F__) || defined(__F16C__)
+// E4M3 as a float16 with the same exponent field and the sign moved up: 2^-8 of the number. Sign extension leaves the sign in the top bit of
+// the exponent as well, where NaN belongs instead: one more unit of NaN's fraction carries into that bit, and no other code's does.
 #if defined(__AVX512F__)
-  const __m128i code = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+HEED_INLINE __m512i E4M3Halves(__m256i code) {
+  const __m512i field = _mm512_slli_epi16(_mm512_cvtepi8_epi16(code), 7), sum = _mm512_add_epi16(field, _mm512_set1_epi16(0x80));
+  return _mm512_ternarylogic_epi32(field, sum, _mm512_set1_epi16(0x4000), 0x78);  // A ^ B & C
+}
+#else
+HEED_INLINE __m256i E4M3Halves(__m128i code) {
   const __m256i field = _mm256_slli_epi16(_mm256_cvtepi8_epi16(code), 7), sum = _mm256_add_epi16(field, _mm256_set1_epi16(0x80));
-  const __m256i half = _mm256_ternarylogic_epi32(field, sum, _mm256_set1_epi16(0x4000), 0x78);  // C ? A ^ B : A
-  return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, half) * Set1(256.0f);
+  return _mm256_xor_si256(field, _mm256_and_si256(sum, _mm256_set1_epi16(0x4000)));
+}
+#endif
+#endif
+/// What LoadUnits gives has to be multiplied by.
+template <class C> constexpr float kUnit = 1;
+#if defined(__F16C__)
+template <> constexpr float kUnit<E4M3Code> = 256;
+#endif
+/// 2 Width consecutive numbers, in units of kUnit.
+template <class C> HEED_INLINE void LoadUnits(const C* p, Vec<Acc<C>> (&to)[2]) {
+  to[0] = LoadAs(p);
+  to[1] = LoadAs(p + Width<Acc<C>>);
+}
+#if defined(__F16C__)
+template <> HEED_ALWAYS_INLINE void LoadUnits<E4M3Code>(const E4M3Code* p, Vec<float> (&to)[2]) {
+#if defined(__AVX512F__)
+  const __m512i halves = E4M3Halves(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  to[0] = (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(halves));
+  to[1] = (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm512_maskz_extracti64x4_epi64(0xff, halves, 1));
+#else
+  const __m256i halves = E4M3Halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  to[0] = (Vec<float>)_mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+  to[1] = (Vec<float>)_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+#endif
+}
+#endif
+template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<E4M3Code>(const E4M3Code* p) {
+#if defined(__AVX512F__)
+  const __m256i code = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(E4M3Halves(code))) * Set1(256.0f);
 #elif defined(__F16C__)
-  const __m128i code = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  const __m128i field = _mm_slli_epi16(_mm_cvtepi8_epi16(code), 7), sum = _mm_add_epi16(field, _mm_set1_epi16(0x80));
-  const __m128i top = _mm_set1_epi16(0x4000), half = _mm_or_si128(_mm_andnot_si128(top, field), _mm_and_si128(top, _mm_xor_si128(sum, field)));
-  return (Vec<float>)_mm256_cvtph_ps(half) * Set1(256.0f);
+  return (Vec<float>)_mm256_cvtph_ps(_mm256_castsi256_si128(E4M3Halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))) * Set1(256.0f);
 #else
   // As ToFloat, lanes together.
   const Mask<float> code = LoadBytes(reinterpret_cast<const uint8_t*>(p)), rest = code & 0x7f;
@@ -86,15 +118,12 @@ template <> HEED_ALWAYS_INLINE Vec<float> LoadAs<E4M3Code>(const E4M3Code* p) {
 #endif
 }
 
-/// Columns d .. d + lanes - 1 of a row, d a multiple of the width.
-template <class C> HEED_INLINE Vec<Acc<C>> LoadColumns(const C* row, int64_t d, int64_t lanes) { return LoadFirstAs(row + d, lanes); }
-/// Of 32 columns in 16 bytes, byte i holds column i in its low and column 16 + i in its high half. Rows are padded to 32 columns, so that
-/// whole vectors can be read.
-template <> HEED_ALWAYS_INLINE Vec<float> LoadColumns<NibbleCode>(const NibbleCode* row, int64_t d, int64_t) {
-  return LowHalves(LoadBytes(reinterpret_cast<const uint8_t*>(row) + d / 32 * 16 + d % 16) >> ((d & 16) == 0 ? 0 : 4));
+/// The first n of Width consecutive numbers, the rest zero, in units of kUnit.
+template <class C> HEED_INLINE Vec<Acc<C>> LoadFirstUnits(const C* p, int64_t n) {
+  if constexpr (kUnit<C> == 1) return LoadFirstAs(p, n);
+  else return LoadFirstAs(p, n) * Set1(1 / kUnit<C>);
 }
 template <class C> HEED_INLINE int64_t RowBytes(int64_t columns) { return columns * static_cast<int64_t>(sizeof(C)); }
-template <> HEED_ALWAYS_INLINE int64_t RowBytes<NibbleCode>(int64_t columns) { return (columns + 1) / 2; }
 
 /// y to the nearest integer, ties to even: past 1.5 * 2^23 a float has no fraction. |y| < 2^22.
 HEED_INLINE Vec<float> RoundToInteger(Vec<float> y) {

@@ -13,6 +13,21 @@ template <class P, class V, int... I> HEED_INLINE V ShuffleLanes(V a, V b, Indic
 template <class T, class P> HEED_INLINE Vec<T> Shuffle(Vec<T> a, Vec<T> b) {
   return ShuffleLanes<P>(a, b, Indices<Width<T>>{});
 }
+/// 16 bytes from each of p, p + step, ... (in bytes).
+HEED_INLINE Vec<float> LoadQuads(const uint8_t* p, [[maybe_unused]] int64_t step) {
+#if defined(__AVX2__)
+  const auto at = [=](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * step)); };
+  const __m256 two = _mm256_insertf128_ps(_mm256_castps128_ps256(at(0)), at(1), 1);
+#if defined(__AVX512F__)
+  const __m512 three = _mm512_maskz_insertf32x4(0xffff, _mm512_castps256_ps512(two), at(2), 2);
+  return (Vec<float>)_mm512_maskz_insertf32x4(0xffff, three, at(3), 3);
+#else
+  return (Vec<float>)two;
+#endif
+#else
+  return Load(reinterpret_cast<const float*>(p));
+#endif
+}
 template <int Half> struct Swap { static constexpr int At(int i) { return i ^ Half; } };
 /// The largest lane; a NaN may be forgotten.
 template <class T, int Half = Width<T> / 2> HEED_INLINE T HorizontalMax(Vec<T> x) {

@@ -1,17 +1,9 @@
-/** Every core method of an engine against straight loops, over dtypes, shapes and strides. The engine is the parameter. */
+/** Every core method of an engine of the host against straight loops, and its memory. The engine is the parameter. */
 import type { Engine } from "@heed/tensor";
-import { copySuite } from "./copy.ts";
-import { elementwiseSuite } from "./elementwise.ts";
-import { gatherSuite } from "./gather.ts";
-import { matmulSuite } from "./matmul.ts";
+import { coreSuite as computing } from "@heed/testkit/core";
 import { memorySuite } from "./memory.ts";
-import { reduceSuite } from "./reduce.ts";
 
 export function coreSuite(engine: Engine): void {
   memorySuite(engine);
-  copySuite(engine);
-  elementwiseSuite(engine);
-  reduceSuite(engine);
-  matmulSuite(engine);
-  gatherSuite(engine);
+  computing(engine);
 }

@@ -25,7 +25,7 @@ import {
 } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
 import { cpu } from "../../src/index.ts";
-import { FLOATS, PRECISION } from "../core/strided.ts";
+import { FLOATS, PRECISION } from "@heed/testkit/core/strided";
 
 const engine = cpu();
 type Mode = { readonly fused: "require" | "off" };

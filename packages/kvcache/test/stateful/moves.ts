@@ -151,7 +151,7 @@ export function release(world: World, m: Member): void {
 export function fence(world: World, m: Member, { fault }: Command): void {
   const until = fault < NO_FAULT ? world.clock + fault : Infinity;
   const pages = world.cache.layout.groups.map((_, g) => world.namesOf(m.sequence, g));
-  const fence = world.cache.fence([m.sequence], { done: () => world.clock >= until });
+  const fence = world.cache.fence([m.step?.step ?? m.sequence], { done: () => world.clock >= until });
   world.fences.push({ fence, until, pages, values: chain(m.seed, m.ids) });
 }
 /** Ends the oldest fence, under which every row is still there. */

@@ -40,7 +40,8 @@ export async function apply(world: World, command: Command): Promise<void> {
       return transfers.loadPrefixes(world, command);
     default: {
       const m = world.pick(command.who);
-      if (m !== undefined && m.step === undefined) await applyTo(world, m, command);
+      if (m?.step === undefined) return m && applyTo(world, m, command);
+      if (command.op === "fence") moves.fence(world, m, command); // by its step
     }
   }
 }

@@ -40,6 +40,12 @@ export type BinaryOp =
 /** Reductions; `max` and `min` carry a NaN through. */
 export type ReduceOp = "sum" | "max" | "min";
 
+/** Calls of an engine that were recorded, to be done again as one. Disposing frees what was recorded with them. */
+export interface Captured {
+  /** Does them, on the memory that they were recorded with. */
+  launch(): void;
+  [Symbol.dispose](): void;
+}
 /**
  * What a backend provides: a dozen methods and a table of fused operations. Operands have been validated by the operation that
  * calls: dtypes and shapes fit, operands live on this engine, `out` is allocated, has no overlap with an operand unless it is the
@@ -85,4 +91,9 @@ export interface Engine {
   gather(x: Tensor, indices: Tensor, out: Tensor): void;
   /** out[indices[i], ...] += x[i, ...], in ascending i. */
   scatterAdd(x: Tensor, indices: Tensor, out: Tensor): void;
+  /**
+   * Records the calls of this engine that `run` makes, and does none of them. `run` calls neither `read` nor `sync`. Absent where a
+   * call costs little, and doing several as one saves nothing. Throws what `run` throws, and the engine's own errors.
+   */
+  capture?(run: () => void): Captured;
 }

@@ -5,7 +5,7 @@ import type { Shape } from "../core/shape.ts";
 import type { Storage } from "../core/storage.ts";
 import { show, Tensor } from "../core/tensor.ts";
 import { watchReads } from "../core/watch.ts";
-import type { Engine } from "./engine.ts";
+import type { Captured, Engine } from "./engine.ts";
 import type { FusedOps } from "./fused.ts";
 import { type FusedForm, type Recorder, recorder, setRecorder } from "./recorder.ts";
 
@@ -35,7 +35,7 @@ export interface Recorded<R> {
 
 type CoreMethod = Exclude<
   keyof Engine,
-  "name" | "device" | "description" | "fused" | "alloc" | "wrap" | "read" | "sync"
+  "name" | "device" | "description" | "fused" | "alloc" | "wrap" | "read" | "sync" | "capture"
 >;
 /** The arguments of the engine's methods that are recorded. */
 const ARGUMENTS: Readonly<Record<CoreMethod, readonly string[]>> = {
@@ -75,6 +75,7 @@ export class Tape {
   readonly engine: Engine;
   readonly #steps: readonly Step[];
   readonly #held: readonly Tensor[];
+  #captured: Captured | undefined;
   #disposed = false;
 
   /** For {@link recordTape}. Takes over the handles. */
@@ -87,6 +88,13 @@ export class Tape {
   /** The recorded calls in order. */
   get instructions(): readonly TapeInstruction[] {
     return this.#steps.flatMap(({ listed }) => listed ?? []);
+  }
+  /**
+   * Whether replays do all calls as one: on an engine that captures calls (CUDA, as a graph), from the first replay on, when nothing of
+   * the tape has to run on the host.
+   */
+  get isCaptured(): boolean {
+    return this.#captured !== undefined;
   }
   /** Bytes of the memory that the tape keeps alive, inputs and parameters included. */
   get bytes(): number {
@@ -106,12 +114,16 @@ export class Tape {
       throw new DisposedError("[tape] this tape was disposed; keep it alive until its last replay");
     if (recorder() !== undefined)
       throw new ArgumentError("[tape] a tape cannot be replayed while one is recorded; replay it afterwards");
-    for (const { run } of this.#steps) run();
+    const run = (): void => this.#steps.forEach((step) => step.run());
+    const onHost = ({ listed }: Step): boolean => listed === undefined || listed.kind === "composed";
+    if (this.engine.capture === undefined || this.#steps.length === 0 || this.#steps.some(onHost)) run();
+    else (this.#captured ??= this.engine.capture(run)).launch();
   }
   /** Gives up the tape's hold on memory; outputs stay with whoever holds them. Calling it again does nothing. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#captured?.[Symbol.dispose]();
     for (const t of this.#held) t[Symbol.dispose]();
   }
 }
@@ -138,7 +150,9 @@ class TapeRecorder implements Recorder {
     this.steps.push({ listed, run: () => method.apply(this.engine, kept) });
   }
   fused<Plan>(name: keyof FusedOps, form: FusedForm, plan: Plan, run: (plan: Plan) => void): void {
-    if (this.#paused || (form === "composed" && STRAIGHT.has(name))) {
+    // On a device the host sees no values, so every composed form is straight there.
+    const isStraight = this.engine.device !== "cpu" || STRAIGHT.has(name);
+    if (this.#paused || (form === "composed" && isStraight)) {
       run(plan);
       return;
     }

@@ -217,5 +217,7 @@ export function toFloat64(x: Tensor): Float64Array {
 }
 /** `float32[2, 3]` of a tensor and, for small ones on the host, its elements: what a debugger wants to see. */
 export function inspect(x: Tensor): string {
-  return x.size <= 64 ? `${show(x)} ${Array.from(toFloat64(x)).join(" ")}` : show(x);
+  return x.size <= 64 && x.engine.device === "cpu"
+    ? `${show(x)} ${Array.from(toFloat64(x)).join(" ")}`
+    : show(x);
 }

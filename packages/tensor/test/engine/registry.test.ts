@@ -98,3 +98,17 @@ test("without any engine the error says what to import", () => {
     'HEED_DEVICE [engine] no engine is registered; import "@heed/engine-cpu"',
   );
 });
+test.each([
+  ['add("device", no); add("host"); add("other");', "host"],
+  ['add("host"); add("device", no);', "host"],
+  ['add("device", no); add("other", no);', "device"],
+])("the default: %s", (registrations, expected) => {
+  const source = `
+    import { getEngine, registerEngine } from "@heed/tensor";
+    const no = { isDefault: false };
+    const add = (name, options) => registerEngine(name, () => ({ name }), options);
+    ${registrations}
+    console.log(getEngine().name);`;
+  const { stdout } = Bun.spawnSync([process.execPath, "-e", source], { cwd: import.meta.dir });
+  expect(stdout.toString().trim()).toBe(expected);
+});

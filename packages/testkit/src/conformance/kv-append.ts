@@ -5,7 +5,7 @@ import { type FloatDType, floatDTypes, roundArray } from "../dtype.ts";
 import { TestkitError } from "../errors.ts";
 import { encodeRowOracle, type RowFormat } from "../oracle/quantised.ts";
 import { createRng } from "../rng.ts";
-import { elements, place, placeInt32, type Subject } from "./subject.ts";
+import { elements, place, placeInt32, readAll, type Subject } from "./subject.ts";
 
 /** New rows k [T, Hkv, D] and v [T, Hkv, Dv] for distinct slots of P pages; -1 skips a row. */
 export interface AppendProblem {
@@ -123,7 +123,7 @@ export async function checkQuantisedAppend(
       });
       return { width, given, codes, scales, expected };
     });
-    const after = scope(() => {
+    const written = scope(() => {
       const pages = made.map(({ width, codes, scales }): QuantisedRows => ({
         format,
         codes: tensor(codes, [P, Hkv, pageSize, width], { engine, dtype: "uint8" }),
@@ -131,8 +131,9 @@ export async function checkQuantisedAppend(
       }));
       const [k, v] = made.map(({ width, given }) => place(engine, dtype, given, [slots.length, Hkv, width]));
       kvAppend(k!, v!, pages[0]!, pages[1]!, placeInt32(engine, slots), { fused: mode });
-      return pages.map(({ codes, scales }) => ({ codes: codes.data.slice(), scales: scales.data.slice() }));
+      return pages.map(({ codes, scales }) => ({ codes, scales }));
     });
+    const after = await Promise.all(written.map(readAll));
     made.forEach(({ expected }, part) => {
       for (const name of ["codes", "scales"] as const)
         after[part]![name].forEach((got, i) => {

@@ -6,7 +6,7 @@ import { TestkitError } from "../errors.ts";
 import { encodeGroupOracle, GROUP } from "../oracle/quantised.ts";
 import { createRng } from "../rng.ts";
 import { layoutOf, putNibble, type QuantisedShape } from "./quantised-pages.ts";
-import { place, placeInt32, type Subject } from "./subject.ts";
+import { place, placeInt32, readAll, type Subject } from "./subject.ts";
 
 /** Residual pages and the pages that they are encoded into. */
 export interface SealProblem {
@@ -99,7 +99,7 @@ export async function checkSealPages(subject: Subject, p: SealProblem): Promise<
     return { shape, layout, given, before, expected };
   });
   for (const mode of ["off", subject.fused ?? "auto"] as const) {
-    const after = scope(() => {
+    const written = scope(() => {
       const pages = made.map(({ shape, layout, given, before }): QuantisedGroups => {
         const groups = [P, Hkv, layout.groups, layout.others];
         return {
@@ -114,12 +114,9 @@ export async function checkSealPages(subject: Subject, p: SealProblem): Promise<
         };
       });
       sealPages(pages[0]!, pages[1]!, placeInt32(engine, from), placeInt32(engine, to), { fused: mode });
-      return pages.map(({ codes, scales, zeros }) => ({
-        codes: codes.data.slice(),
-        scales: scales.data.slice(),
-        zeros: zeros.data.slice(),
-      }));
+      return pages.map(({ codes, scales, zeros }) => ({ codes, scales, zeros }));
     });
+    const after = await Promise.all(written.map(readAll));
     made.forEach(({ expected, shape }, part) => {
       for (const name of ["codes", "scales", "zeros"] as const)
         after[part]![name].forEach((got, i) => {

@@ -84,6 +84,18 @@ export async function elements(t: Tensor): Promise<Float64Array> {
   return toFloat64({ dtype: t.dtype, shape: t.shape, data: await t.read() } as VectorTensor);
 }
 
+/** The elements of tensors by name, which are then disposed. */
+export async function readAll<const R extends Readonly<Record<string, Tensor>>>(
+  tensors: R,
+): Promise<{ readonly [K in keyof R]: DTypeArrays[R[K]["dtype"]] }> {
+  const read: Record<string, unknown> = {};
+  for (const [name, t] of Object.entries(tensors)) {
+    read[name] = await t.read();
+    t[Symbol.dispose]();
+  }
+  return read as { readonly [K in keyof R]: DTypeArrays[R[K]["dtype"]] };
+}
+
 /** Tensors by name; an absent one is not compared. */
 export type Results = Readonly<Record<string, Tensor | undefined>>;
 

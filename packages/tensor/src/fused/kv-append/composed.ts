@@ -1,7 +1,10 @@
 import type { FloatDType } from "../../core/dtype.ts";
 import { scope } from "../../core/scope.ts";
 import { Tensor } from "../../core/tensor.ts";
+import { cast } from "../../ops/cast.ts";
 import { copyInto } from "../../ops/concat.ts";
+import { sub } from "../../ops/elementwise.ts";
+import { withRows } from "../../ops/put-rows.ts";
 import type { Pages } from "../quantised/pages.ts";
 import { encodeRows } from "../quantised/rows.ts";
 import type { KvAppendPlan } from "./plan.ts";
@@ -20,11 +23,25 @@ function writes(rows: Tensor<FloatDType>, pages: Pages): readonly Write[] {
     [scales, pages.scales],
   ];
 }
-/** Copies runs of rows that go to consecutive rows of one page. */
-export function kvAppendComposed({ k, v, kPages, vPages, slots, pageSize, firstSlot }: KvAppendPlan): void {
+/** Copies runs of rows that go to consecutive rows of one page; on a device, whose slots the host does not see, rewrites the pages. */
+export function kvAppendComposed({
+  engine,
+  k,
+  v,
+  kPages,
+  vPages,
+  slots,
+  pageSize,
+  firstSlot,
+}: KvAppendPlan): void {
   scope(() => {
-    const at = slots.contiguous().data.slice();
     const all = [...writes(k, kPages), ...writes(v, vPages)];
+    if (engine.device !== "cpu") {
+      const at = firstSlot === 0 ? slots : sub(slots, firstSlot);
+      for (const write of all) rewrite(write, at);
+      return;
+    }
+    const at = slots.contiguous().data.slice();
     for (let t = 0; t < at.length;) {
       const slot = at[t]! < 0 ? -1 : at[t]! - firstSlot;
       const row = slot % pageSize;
@@ -44,5 +61,16 @@ function copyRun(
   scope(() => {
     const target = pages.select(0, page).slice(1, row, row + n); // [Hkv, n, ...]
     copyInto(rows.slice(0, t, t + n).transpose(0, 1), target);
+  });
+}
+/** Writes all pages anew, with the rows in their slots `at` [T]. */
+function rewrite([rows, pages]: Write, at: Tensor<"int32">): void {
+  scope(() => {
+    if (pages.size === 0 || rows.size === 0) return;
+    const byToken = pages.transpose(1, 2); // [P, pageSize, Hkv, ...]
+    const { shape } = byToken;
+    const before = byToken.contiguous().reshape([shape[0]! * shape[1]!, ...shape.slice(2)]);
+    const after = withRows(before, cast(rows, pages.dtype), at);
+    copyInto(after.reshape(shape), byToken);
   });
 }

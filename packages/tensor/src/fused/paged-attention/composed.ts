@@ -6,10 +6,15 @@ import { attentionComposed } from "../attention/composed.ts";
 import type { AttentionPlan } from "../attention/plan.ts";
 import type { PageRole, Pages } from "../quantised/pages.ts";
 import { readPages } from "../quantised/read.ts";
+import { pagedAttentionOnDevice } from "./composed-device.ts";
 import type { PagedAttentionPlan } from "./plan.ts";
 
 /** Gathers each sequence's pages and attends over them in the composed form; the meaning that a paged kernel must match. */
 export function pagedAttentionComposed(plan: PagedAttentionPlan): void {
+  if (plan.engine.device !== "cpu") {
+    pagedAttentionOnDevice(plan);
+    return;
+  }
   const { queryIndptr, indptr, indices, lengths } = plan.view.table;
   const { N, Hq, Hkv, D, Dv, pageSize } = plan.dims;
   const host = (t: Tensor<"int32">): Int32Array => scope(() => t.contiguous().data.slice());

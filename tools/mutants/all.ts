@@ -1,4 +1,5 @@
 import { fileMutants } from "./files.ts";
+import { int4Mutants } from "./int4.ts";
 import type { Mutant } from "./mutant.ts";
 import { pageMutants } from "./pages.ts";
 import { prefixMutants } from "./prefixes.ts";
@@ -10,4 +11,5 @@ export const allMutants: readonly Mutant[] = [
   ...sequenceMutants,
   ...prefixMutants,
   ...fileMutants,
+  ...int4Mutants,
 ];

@@ -91,8 +91,8 @@ export const fileMutants: readonly Mutant[] = [
     bug: "a stored tail holds rows of the page's former owner",
     origin: "likely",
     file: `${src}/swap.ts`,
-    text: "return storage.fetchPage(ids[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));",
-    becomes: "return storage.fetchPage(ids[index]!, Math.min(layout.pageSize, length + at * 0));",
+    text: "return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));",
+    becomes: "return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length + at * 0));",
     tests: ["swap"],
   },
   {
@@ -163,9 +163,9 @@ export const fileMutants: readonly Mutant[] = [
     bug: "a sequence swapped out goes head first",
     origin: "likely",
     file: `${src}/swap-pages.ts`,
-    text: "    while (list.count > 0) {\n      const page = list.ids[--list.count]!;\n      if (page !== NULL_PAGE) give(pool, page);\n    }",
+    text: "    while (list.count > 0) {\n      const page = list.ids[--list.count]!;\n      if (page !== NULL_PAGE) give(group, page);\n    }",
     becomes:
-      "    for (let i = 0; i < list.count; i++) if (list.ids[i] !== NULL_PAGE) give(pool, list.ids[i]!);\n    list.count = 0;",
+      "    for (let i = 0; i < list.count; i++) if (list.ids[i] !== NULL_PAGE) give(group, list.ids[i]!);\n    list.count = 0;",
     tests: ["swap"],
   },
   {

@@ -297,8 +297,8 @@ export const prefixMutants: readonly Mutant[] = [
     bug: "a fence lets its pages go head first",
     origin: "likely",
     file: `${src}/fences.ts`,
-    text: "list.toReversed().forEach((page) => cache",
-    becomes: "list.forEach((page) => cache",
+    text: "list.toReversed().forEach((page) => cache.groups[n]!.pool",
+    becomes: "list.forEach((page) => cache.groups[n]!.pool",
     tests: ["prefix-shipped-bugs"],
   },
   {

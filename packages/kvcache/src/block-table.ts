@@ -134,7 +134,7 @@ export class StepTables {
     this.#tables = groups.map(() => undefined);
     memory.begin(this.#places.total);
     this.#buildShared(entries);
-    groups.forEach((group, n) => this.#buildGroup(entries, n, group.layout.pageSize));
+    groups.forEach((group, n) => this.#buildGroup(entries, n, group));
     memory.upload(this.#places.total);
   }
   #buildShared(entries: readonly StepEntry[]): void {
@@ -152,8 +152,10 @@ export class StepTables {
     }
     host[queryIndptr[0] + entries.length] = query;
   }
-  #buildGroup(entries: readonly StepEntry[], group: number, pageSize: number): void {
+  #buildGroup(entries: readonly StepEntry[], group: number, { layout, residuals }: GroupState): void {
     const { host } = this.#memory;
+    const { pageSize } = layout;
+    const names = residuals?.names;
     const { indptr, lastPageLengths, slots } = this.#places.groups[group]!;
     let slot = slots[0];
     let listed = 0; // pages so far
@@ -169,13 +171,13 @@ export class StepTables {
       let row = length - i * pageSize;
       for (let t = 0; t < tokens; t++, row++) {
         if (row === pageSize) [i, row] = [i + 1, 0];
-        host[slot++] = ids[i]! * pageSize + row;
+        host[slot++] = (names === undefined ? ids[i]! : names[ids[i]!]!) * pageSize + row;
       }
     }
     host[indptr[0] + entries.length] = listed;
-    this.#buildIndices(entries, group);
+    this.#buildIndices(entries, group, names);
   }
-  #buildIndices(entries: readonly StepEntry[], group: number): void {
+  #buildIndices(entries: readonly StepEntry[], group: number, names: Int32Array | undefined): void {
     const { host, last } = this.#memory;
     const offset = this.#places.groups[group]!.indices[0];
     const built = (this.#memory.built[group] ??= { offset, entries: 0, stamps: [], starts: [] });
@@ -193,6 +195,7 @@ export class StepTables {
         if (run > 0) host.set(last.subarray(from, from + run), to);
         run = 0;
         for (let i = 0; i < count; i++) host[at + i] = ids[i]!;
+        if (names !== undefined) for (let i = 0; i < count; i++) host[at + i] = names[ids[i]!]!;
         stamps[n] = stamp;
       }
       starts[n] = at - offset;

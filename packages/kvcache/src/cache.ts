@@ -5,13 +5,8 @@ import type { EventBatch } from "./events.ts";
 import { type Fence, lift, pollFences, raise } from "./fences.ts";
 import { FixedTable, type FixedTableOptions } from "./fixed-table.ts";
 import { allocateGroups, layerIndex } from "./groups.ts";
-import {
-  type CacheLayout,
-  type GroupedCacheOptions,
-  type KvCacheOptions,
-  layoutOf,
-  pageLimits,
-} from "./layout.ts";
+import { type CacheLayout, type GroupedCacheOptions, type KvCacheOptions, layoutOf } from "./layout.ts";
+import { pageLimits } from "./page-limits.ts";
 import type { TransferOptions } from "./page-file-write.ts";
 import { type PrefixEntry, PrefixIndex, type PrefixOptions } from "./prefix-index.ts";
 import { type LoadedPrefixes, loadPrefixes } from "./prefix-load.ts";
@@ -53,11 +48,11 @@ export class KvCache {
   }
   constructor(options: KvCacheOptions | GroupedCacheOptions) {
     const layout = layoutOf(options);
-    const counts = pageLimits(options, layout);
+    const limits = pageLimits(options, layout);
     const engine = typeof options.engine === "object" ? options.engine : getEngine(options.engine);
     const prefixOptions = requireOptions(options);
     this.layout = layout;
-    const groups = allocateGroups(engine, layout, counts);
+    const groups = allocateGroups(engine, layout, limits);
     this.#state = {
       engine,
       layout,
@@ -128,7 +123,7 @@ export class KvCache {
   /**
    * Room for new tokens of the given sequences, in any mix of prefill and decode; the step's rows are theirs one after the other, in
    * this order. A sequence gets a copy of its last page where that is shared and has room left. All or nothing: OutOfMemoryError when
-   * the pages of a group do not suffice, ArgumentError for a sequence that is named
+   * the pages of a group, or its residual pages, do not suffice, ArgumentError for a sequence that is named
    * twice, belongs to another cache, or a number of tokens that is not whole and at least 0, StateError for a sequence in an open
    * step, DisposedError; then nothing has changed, save that where the engine failed to make a copy for which no page was free, what was
    * evicted for it is lost. `table` puts the step's table into memory of the caller's, for tapes; errors then also
@@ -261,7 +256,10 @@ export class KvCache {
       );
     }
     prefixes?.clear();
-    for (const { pool } of groups) pool.reset();
+    for (const { pool, residuals } of groups) {
+      pool.reset();
+      residuals?.reset();
+    }
     this.#state.observer?.({ op: "reset" });
   }
   /** Cancels open steps, lifts fences, releases every sequence and frees the memory. Calling it again does nothing. */

@@ -21,7 +21,7 @@ function checkSequence(cache: CacheState, state: SequenceState): void {
 }
 /** Checks a sequence's pages in one group and counts its references into `references`. */
 function checkList(group: GroupState, state: SequenceState, list: PageList, references: Int32Array): void {
-  const { ids, count, from } = list;
+  const { ids, count, from, sealed } = list;
   const { length, pending } = state;
   const { sinkPages, layout, pool } = group;
   const { pageSize, window } = layout;
@@ -46,6 +46,36 @@ function checkList(group: GroupState, state: SequenceState, list: PageList, refe
     if (dropped ? page !== NULL_PAGE : !(page >= 1 && page <= pool.count))
       fail(`a sequence lists page ${page} at ${i}`, { page, at: i, total: pool.count });
     if (!dropped) references[page]!++;
+    checkSealed(group, state, page, i, sealed);
+  }
+}
+/** In an "int4" group only whole pages are encoded, and those that the list believes to be. */
+function checkSealed(
+  { residuals, layout }: GroupState,
+  state: SequenceState,
+  page: number,
+  at: number,
+  sealed: number,
+): void {
+  if (residuals === undefined || page === NULL_PAGE) return;
+  const isSealed = residuals.isSealed(page);
+  if (isSealed ? (at + 1) * layout.pageSize <= state.length : at >= sealed) return;
+  fail(`page ${page} at ${at} of ${state.length} tokens is ${isSealed ? "encoded" : "not encoded"}`, {
+    page,
+    at,
+    sealed,
+    length: state.length,
+  });
+}
+/** Encoded pages come first, so that a number says which they are. */
+function checkOrder({ residuals }: GroupState, { ids, count }: PageList): void {
+  if (residuals === undefined) return;
+  let waiting = false; // a page before is not encoded
+  for (let i = 0; i < count; i++) {
+    if (ids[i] === NULL_PAGE) continue;
+    if (!residuals.isSealed(ids[i]!)) waiting = true;
+    else if (waiting)
+      fail(`page ${ids[i]} at ${i} is encoded, but one before it is not`, { page: ids[i], at: i });
   }
 }
 /** No page that the next rows of an open step go to belongs to anybody else, but for the step itself. */
@@ -60,10 +90,19 @@ function checkWritable(group: GroupState, n: number, state: SequenceState, refer
     if (others !== 0) fail(`page ${page} is writable by ${others + 1} sequences`, { page, others });
   }
 }
+function checkResiduals(cache: CacheState, { pool, residuals }: GroupState, n: number): void {
+  if (residuals === undefined) return;
+  const fences = new Int32Array(residuals.pool.count + 1);
+  for (const fence of cache.fences) for (const page of fence.residuals[n]!) fences[page]!++;
+  residuals.check(pool, fences);
+}
 function checkGroup(cache: CacheState, group: GroupState, n: number): void {
   const size = group.pool.count + 1;
   const [references, pins, fences] = [new Int32Array(size), new Int32Array(size), new Int32Array(size)];
-  for (const state of cache.sequences) checkList(group, state, state.lists[n]!, references);
+  for (const state of cache.sequences) {
+    checkList(group, state, state.lists[n]!, references);
+    checkOrder(group, state.lists[n]!);
+  }
   for (const { replaced } of cache.steps) {
     for (const r of replaced) if (r.group === n) references[r.page]!++;
   }
@@ -71,12 +110,14 @@ function checkGroup(cache: CacheState, group: GroupState, n: number): void {
   for (const { pages } of cache.prefixes?.open ?? [])
     for (const page of pages[n]!) if (page !== NULL_PAGE) pins[page]!++;
   group.pool.check(references, pins, fences);
+  checkResiduals(cache, group, n);
   for (const state of cache.sequences) checkWritable(group, n, state, references);
 }
 /**
  * Walks every invariant in O(pages + sequences): in every group, pages free, cached, live, pinned and in flight make the total, each is
- * listed once where it belongs and referred to as often as the pool says, none is writable by two sequences, lengths fit the pages, and
- * what the next query sees is there. Throws InvariantError on the first that fails.
+ * listed once where it belongs and referred to as often as the pool says, none is writable by two sequences, lengths fit the pages,
+ * pages of "int4" groups that are not encoded have a residual page each, others none, and what the next query sees is there. Throws
+ * InvariantError on the first that fails.
  */
 export function checkCache(cache: CacheState): void {
   let tokens = 0;

@@ -22,6 +22,8 @@ export class Fence {
     lift(this.#cache, this.#fence);
   }
 }
+const NO_PAGES = new Int32Array(0);
+
 /** Fences the pages that the sequences list now, those of open steps and tails that steps have replaced included. */
 export function raise(
   cache: CacheState,
@@ -38,8 +40,12 @@ export function raise(
     all.delete(NULL_PAGE);
     return Int32Array.from(all);
   });
+  const residuals = cache.groups.map(({ residuals }, n) =>
+    residuals === undefined ? NO_PAGES : pages[n]!.map((page) => residuals.of(page)).filter((r) => r !== 0),
+  );
   pages.forEach((list, n) => list.forEach((page) => cache.groups[n]!.pool.fence(page)));
-  const fence: OpenFence = { pages, done, open: true };
+  residuals.forEach((list, n) => list.forEach((page) => cache.groups[n]!.residuals!.pool.fence(page)));
+  const fence: OpenFence = { pages, residuals, done, open: true };
   cache.fences.add(fence);
   for (const other of cache.sequences) if (!sequences.has(other)) noteShared(other, sequences);
   cache.observer?.({ op: "fence", fence, sequences });
@@ -52,6 +58,9 @@ export function lift(cache: CacheState, fence: OpenFence): void {
   cache.fences.delete(fence);
   // the last pages first: a prefix outlives its continuation
   fence.pages.forEach((list, n) => list.toReversed().forEach((page) => cache.groups[n]!.pool.unfence(page)));
+  fence.residuals.forEach((list, n) =>
+    list.toReversed().forEach((page) => cache.groups[n]!.residuals!.pool.unfence(page)),
+  );
   cache.observer?.({ op: "lift", fence });
 }
 /** Lifts the fences whose work has ended. */

@@ -1,6 +1,8 @@
 import type { Engine } from "@heed/tensor";
 import { BlockPool } from "./block-pool.ts";
 import type { CacheLayout } from "./layout.ts";
+import type { PageLimits } from "./page-limits.ts";
+import { Residuals } from "./residual.ts";
 import { type GroupState, pagesFor } from "./state.ts";
 import { PageStorage } from "./storage.ts";
 
@@ -8,15 +10,17 @@ import { PageStorage } from "./storage.ts";
 export function allocateGroups(
   engine: Engine,
   { groups }: CacheLayout,
-  counts: readonly number[],
+  limits: readonly PageLimits[],
 ): GroupState[] {
   const made: GroupState[] = [];
   try {
     groups.forEach((layout, n) => {
-      const pool = new BlockPool(counts[n]!);
-      const storage = new PageStorage(engine, layout, counts[n]!);
+      const { pages, residualPages } = limits[n]!;
+      const pool = new BlockPool(pages);
+      const residuals = residualPages === 0 ? undefined : new Residuals(pages + 1, residualPages);
+      const storage = new PageStorage(engine, layout, pages, residualPages);
       const sinkPages = pagesFor(layout.sinks, layout.pageSize);
-      made.push({ layout, pool, storage, sinkPages, touched: 0 });
+      made.push({ layout, pool, storage, residuals, sinkPages, touched: 0 });
     });
     return made;
   } catch (error) {

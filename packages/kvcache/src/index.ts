@@ -9,6 +9,7 @@ export { FolderTier } from "./folder-tier.ts";
 export { FixedTable, type FixedTableOptions } from "./fixed-table.ts";
 export { HostTier } from "./host-tier.ts";
 export type {
+  CacheDType,
   CacheLayout,
   CommonOptions,
   GroupedCacheOptions,
@@ -16,6 +17,7 @@ export type {
   GroupOptions,
   GroupShape,
   KvCacheOptions,
+  ResidualDType,
 } from "./layout.ts";
 export type { PageSource, TransferOptions } from "./page-file-write.ts";
 export type { PageFileHeader } from "./page-format.ts";

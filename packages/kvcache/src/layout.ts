@@ -3,10 +3,13 @@ import type { PrefixOptions } from "./prefix-index.ts";
 import { requireWhole } from "./state.ts";
 
 /**
- * How rows are stored: as floats, or in 8 bits with a float32 scale of its own for each token and head, which is written once and stays
- * (docs/kernels/paged-quantised.md has the formats and their error bounds).
+ * How rows are stored: as floats; in 8 bits with a float32 scale of its own for each token and head, which is written once and stays; or,
+ * "int4", in floats until their page is full and then, once, in 4 bits (docs/kernels/paged-quantised.md has the formats and their error
+ * bounds).
  */
-export type CacheDType = FloatDType | "float8e4m3" | "int8";
+export type CacheDType = FloatDType | "float8e4m3" | "int8" | "int4";
+/** Floats that rows of "int4" wait in. */
+export type ResidualDType = "float32" | "float16" | "bfloat16";
 
 /** What a group of layers stores for each token. */
 export interface GroupShape {
@@ -36,6 +39,13 @@ export interface GroupShape {
   readonly dtype?: CacheDType | undefined;
   /** Pages that sequences can use. */
   readonly maxPages?: number | undefined;
+  /**
+   * For "int4": pages of floats, in which the new rows of all sequences lie until their page is encoded, those of a whole step among
+   * them. Default a sixteenth of the pages, but at least 16, or as many as there are.
+   */
+  readonly maxResidualPages?: number | undefined;
+  /** For "int4": the dtype of those pages; default float32. */
+  readonly residualDtype?: ResidualDType | undefined;
 }
 /** A group of layers with pages of its own. */
 export interface GroupOptions extends GroupShape {
@@ -51,8 +61,8 @@ export interface CommonOptions {
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Tokens that `truncate` can always take back from the longest that a sequence has been, although its window has moved on, as
-   * speculative decoding does. Default 0.
+   * Tokens that `truncate` can always take back from the longest that a sequence has been, although its window has moved on or its pages
+   * would be encoded, as speculative decoding does; of the tokens of a match in a cache with "int4" pages whole ones only. Default 0.
    */
   readonly draftMargin?: number | undefined;
   /**
@@ -88,6 +98,8 @@ export interface GroupLayout {
   readonly pageSize: number;
   readonly layout: "head-major" | "token-major";
   readonly dtype: CacheDType;
+  /** Of "int4" groups: the dtype of rows that are not encoded yet. */
+  readonly residualDtype?: ResidualDType | undefined;
 }
 /** What a cache stores. */
 export interface CacheLayout {
@@ -100,14 +112,16 @@ export interface CacheLayout {
 }
 
 const MOST = 2 ** 31 - 1;
+/** Numbers of "int4" that share a scale and a zero. */
+export const GROUP = 32;
 
 /** Whether rows of this dtype are codes with a scale each. */
 export function isQuantised(dtype: CacheDType): dtype is "float8e4m3" | "int8" {
   return dtype === "float8e4m3" || dtype === "int8";
 }
-/** Bytes of one row of keys or values of one head: its numbers, and its scale if it has one. */
-function rowBytes(dtype: CacheDType, width: number): number {
-  return isQuantised(dtype) ? width + DTYPES.float32.bytes : width * DTYPES[dtype].bytes;
+/** Whether each row of this dtype is a float. */
+function isFloatStorage(dtype: CacheDType): dtype is FloatDType {
+  return Object.hasOwn(DTYPES, dtype) && isFloat(dtype as FloatDType);
 }
 
 function groupLayout(o: GroupOptions): GroupLayout {
@@ -123,15 +137,51 @@ function groupLayout(o: GroupOptions): GroupLayout {
       layout,
     });
   }
-  if (!isQuantised(dtype) && (!Object.hasOwn(DTYPES, dtype) || !isFloat(dtype))) {
+  if (!isQuantised(dtype) && dtype !== "int4" && !isFloatStorage(dtype)) {
     throw new DTypeError(
-      `[kvcache] dtype must be float64, float32, float16, bfloat16, float8e4m3 or int8; got ${String(dtype)}`,
+      `[kvcache] dtype must be float64, float32, float16, bfloat16, float8e4m3, int8 or int4; got ${String(dtype)}`,
       { dtype },
     );
   }
-  return { layers: [...layers], ...sizes, valuesInKeys, window, sinks, layout, dtype };
+  const group = { layers: [...layers], ...sizes, valuesInKeys, window, sinks, layout, dtype };
+  return dtype === "int4"
+    ? { ...group, residualDtype: requireResidual(o, pageSize) }
+    : requireNoResidual(o, group);
 }
-function groupsOf(o: AnyOptions): readonly GroupOptions[] {
+/** The dtype of an "int4" group's residual pages. Throws ArgumentError, DTypeError for what its format does not allow. */
+function requireResidual(o: GroupOptions, pageSize: number): ResidualDType {
+  const { valuesInKeys = false, residualDtype = "float32" } = o;
+  if (pageSize > GROUP && pageSize % GROUP !== 0) {
+    throw new ArgumentError(
+      `[kvcache] the page size of int4 must be below ${GROUP} or a multiple of it; got ${pageSize}`,
+      { pageSize },
+    );
+  }
+  if (valuesInKeys) {
+    throw new ArgumentError(
+      "[kvcache] int4 groups keys by channel and values by token, so that values cannot be in keys; use another dtype",
+      { valuesInKeys },
+    );
+  }
+  if (residualDtype === "float32" || residualDtype === "float16" || residualDtype === "bfloat16")
+    return residualDtype;
+  throw new DTypeError(
+    `[kvcache] residualDtype must be float32, float16 or bfloat16; got ${String(residualDtype)}`,
+    { residualDtype },
+  );
+}
+function requireNoResidual(
+  { maxResidualPages, residualDtype }: GroupOptions,
+  group: GroupLayout,
+): GroupLayout {
+  if (maxResidualPages === undefined && residualDtype === undefined) return group;
+  throw new ArgumentError(
+    `[kvcache] maxResidualPages and residualDtype are of int4 groups; this one stores ${group.dtype}`,
+    { dtype: group.dtype, maxResidualPages, residualDtype },
+  );
+}
+/** The groups that options give; one of all layers where they give none. Throws ArgumentError. */
+export function groupsOf(o: AnyOptions): readonly GroupOptions[] {
   if ("groups" in o && o.groups !== undefined) {
     if (o.groups.length > 0) return o.groups;
     throw new ArgumentError("[kvcache] groups is empty; give at least one group of layers", { groups: [] });
@@ -170,43 +220,4 @@ export function layoutOf(o: AnyOptions): CacheLayout {
   const { draftMargin = 0 } = o;
   requireWhole(draftMargin, 0, MOST, "draftMargin");
   return { layers, groups, blockTokens, draftMargin };
-}
-/** Bytes of one page over all layers of a group, keys and values. */
-export function bytesPerPage(g: GroupLayout): number {
-  const row = rowBytes(g.dtype, g.headDim) + (g.valuesInKeys ? 0 : rowBytes(g.dtype, g.valueHeadDim));
-  return g.layers.length * g.numKvHeads * g.pageSize * row;
-}
-function mostPages(g: GroupLayout): number {
-  return Math.floor(MOST / g.pageSize) - 1; // a slot, page * pageSize + row, is an int32
-}
-/** Pages for sequences in each group, from whichever limit was given. Throws ArgumentError. */
-export function pageLimits(o: AnyOptions, { groups, blockTokens }: CacheLayout): number[] {
-  const pages = groupsOf(o).map((g) => g.maxPages);
-  if (pages.some((n) => (n === undefined) === (o.maxBytes === undefined))) {
-    throw new ArgumentError("[kvcache] give exactly one of maxPages (of every group) and maxBytes", {
-      maxPages: pages,
-      maxBytes: o.maxBytes,
-    });
-  }
-  if (o.maxBytes === undefined) {
-    return pages.map((n, at) => {
-      requireWhole(n, 1, mostPages(groups[at]!), "maxPages");
-      return n;
-    });
-  }
-  let nullBytes = 0;
-  let blockBytes = 0; // a block of tokens in every group
-  for (const g of groups) {
-    nullBytes += bytesPerPage(g);
-    blockBytes += bytesPerPage(g) * (blockTokens / g.pageSize);
-  }
-  const least = nullBytes + blockBytes;
-  requireWhole(
-    o.maxBytes,
-    least,
-    Number.MAX_SAFE_INTEGER,
-    `maxBytes (at least the null page and ${blockTokens} tokens in every group)`,
-  );
-  const blocks = Math.floor((o.maxBytes - nullBytes) / blockBytes);
-  return groups.map((g) => Math.min(mostPages(g), blocks * (blockTokens / g.pageSize)));
 }

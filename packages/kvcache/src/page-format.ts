@@ -17,7 +17,7 @@ import { PageFileError } from "./errors.ts";
 export interface PageFileHeader {
   /** What the pages store, as `layoutText` writes it. */
   readonly layout: string;
-  /** Pages of each group, one group after the other, and the bytes of one. */
+  /** Pages of each group, one group after the other, and the bytes of one; an "int4" group counts twice, for its residual pages also. */
   readonly groups: readonly { readonly pages: number; readonly pageBytes: number }[];
   /** What the pages mean. */
   readonly content: unknown;

@@ -64,6 +64,7 @@ export class PrefixIndex {
   readonly namespaces: Namespaces;
   readonly roots: PrefixRoots;
   readonly #margin: number;
+  readonly #isPlain: boolean; // no group has pages that are encoded as a whole
   readonly #counts = { hitBlocks: 0, missedBlocks: 0, partialTokens: 0, evictedPages: 0, refusedBlocks: 0 };
   readonly #block: Int32Array; // pages of the block that is being published
   constructor(
@@ -78,6 +79,7 @@ export class PrefixIndex {
     this.events = new EventLog(options.events ?? 4096);
     this.groups = groups;
     this.#margin = margin;
+    this.#isPlain = groups.every(({ residuals }) => residuals === undefined);
     const identity = JSON.stringify([options.model ?? null, blockTokens, groups.map(({ layout }) => layout)]);
     this.roots = new PrefixRoots(this.nodes, identity);
     this.namespaces = new Namespaces(options);
@@ -102,7 +104,9 @@ export class PrefixIndex {
     const { nodes } = this;
     const none = { path: [], blocks: 0, length: 0 };
     const found =
-      root.node === 0 ? none : findPrefix(nodes, this.groups, this.#margin, root.node, ids, partial);
+      root.node === 0
+        ? none
+        : findPrefix(nodes, this.groups, this.#margin, root.node, ids, partial && this.#isPlain);
     const { path, blocks, length } = found;
     const most = Math.max(0, Math.floor((ids.length - 1) / nodes.blockTokens));
     this.#counts.hitBlocks += blocks;
@@ -123,7 +127,10 @@ export class PrefixIndex {
     };
     return openMatch(state);
   }
-  /** Publishes the full blocks of a sequence that are not published yet. The first that holds a block keeps it; others' pages stay theirs. */
+  /**
+   * Publishes the full blocks of a sequence that are not published yet, up to one of which a page waits to be encoded. The first that holds a
+   * block keeps it; others' pages stay theirs.
+   */
   publish(cursor: PrefixCursor, ids: Int32Array, length: number, lists: readonly PagesByPosition[]): void {
     const { nodes } = this;
     if ((cursor.blocks + 1) * nodes.blockTokens > length || !this.roots.isCurrent(cursor.root)) return;
@@ -131,6 +138,7 @@ export class PrefixIndex {
     const before = cursor.blocks;
     for (; (cursor.blocks + 1) * nodes.blockTokens <= length; cursor.blocks++) {
       const pages = this.#pagesOfBlock(lists, cursor.blocks);
+      if (!this.#isPlain && !this.#areSealed(pages)) break;
       const node = this.#publishBlock(cursor, ids, pages);
       if (node === 0) break;
       cursor.node = node;
@@ -238,6 +246,12 @@ export class PrefixIndex {
       this.#block[at] = lists[g]!.ids[block * perBlock + at - pageStart[g]!]!;
     });
     return this.#block;
+  }
+  /** Whether no page of a block waits to be encoded. */
+  #areSealed(pages: Int32Array): boolean {
+    let sealed = true;
+    this.eachPage((g, at) => (sealed &&= this.groups[g]!.residuals?.isSealed(pages[at]!) ?? true));
+    return sealed;
   }
   #publishBlock(cursor: PrefixCursor, ids: Int32Array, pages: Int32Array): number {
     const at = cursor.blocks * this.nodes.blockTokens;

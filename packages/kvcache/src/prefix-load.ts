@@ -2,13 +2,14 @@ import { NULL_PAGE } from "./block-pool.ts";
 import { PageFileError } from "./errors.ts";
 import { pollFences } from "./fences.ts";
 import { openPageFile, type PageFile } from "./page-file.ts";
+import type { PageFileHeader } from "./page-format.ts";
 import type { TransferOptions } from "./page-file-write.ts";
 import type { PrefixIndex } from "./prefix-index.ts";
 import type { MatchState } from "./prefix-match.ts";
 import type { PrefixOwner } from "./prefix-roots.ts";
 import { parsePrefixes, pinPages, type PrefixContent, unpinPages } from "./prefix-save.ts";
 import { expirePriorities, requirePrefixes } from "./prefixes.ts";
-import { expectedPages } from "./snapshot.ts";
+import { expectedPages, sectionsOf } from "./snapshot.ts";
 import { type CacheState, requireLive } from "./state.ts";
 
 /** What became of the blocks of a file. */
@@ -101,6 +102,10 @@ function keep({ pages, groups }: MatchState, g: number, page: number): void {
   groups[g]!.pool.pin(page);
   list[list.indexOf(NULL_PAGE)] = page;
 }
+/** Pages of each group in a file of prefixes, which has no residual pages. */
+function pagesPerGroup(cache: CacheState, { groups }: PageFileHeader): number[] {
+  return sectionsOf(cache).flatMap(({ residual }, s) => (residual ? [] : groups[s]!.pages));
+}
 /** One loading: where the file's blocks are in the index. */
 class Loading {
   readonly #cache: CacheState;
@@ -116,7 +121,8 @@ class Loading {
     this.#content = content;
     this.#pin = pin;
     let first = 0;
-    this.#next = file.header.groups.map(({ pages }) => (first += pages) - pages);
+    const pages = pagesPerGroup(cache, file.header);
+    this.#next = pages.map((count) => (first += count) - count);
   }
   /** Takes the next block from the file. */
   async block(i: number): Promise<void> {
@@ -198,8 +204,8 @@ export async function loadPrefixes(
   await using file = await openPageFile(path, expectedPages(cache));
   requireLive(cache, "loadPrefixes");
   const content = parsePrefixes(cache, file.header, path);
-  const room = file.header.groups.map(
-    ({ pages }, g) => new Int32Array(Math.min(pages, cache.groups[g]!.pool.count)),
+  const room = pagesPerGroup(cache, file.header).map(
+    (pages, g) => new Int32Array(Math.min(pages, cache.groups[g]!.pool.count)),
   );
   const pin = pinPages(cache, room, "loadPrefixes");
   pollFences(cache);

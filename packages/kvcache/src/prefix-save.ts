@@ -4,7 +4,7 @@ import { type TransferOptions, writePageFile } from "./page-file-write.ts";
 import type { PageFileHeader } from "./page-format.ts";
 import { closeMatch, type MatchState, openMatch, matchState } from "./prefix-match.ts";
 import { requirePrefixes } from "./prefixes.ts";
-import { layoutText } from "./snapshot.ts";
+import { layoutText, sectionsOf } from "./snapshot.ts";
 import { type CacheState, requireLive } from "./state.ts";
 
 /** The published blocks in a file. Their pages follow group by group, in each group block by block. */
@@ -85,7 +85,10 @@ export async function savePrefixes(
   const { content, pages } = describeBlocks(cache);
   const header: PageFileHeader = {
     layout: layoutText(cache.layout),
-    groups: cache.groups.map(({ storage }, g) => ({ pages: pages[g]!.length, pageBytes: storage.pageBytes })),
+    groups: sectionsOf(cache).map(({ group, residual, pageBytes }) => ({
+      pages: residual ? 0 : pages[group]!.length, // what is published is encoded
+      pageBytes,
+    })),
     content,
   };
   const places = pages.flatMap((list, g) => Array.from(list, (page) => ({ group: g, page })));
@@ -116,7 +119,7 @@ export function parsePrefixes(
   };
   if (kind !== "prefixes" || !Array.isArray(blocks)) return fail("does not describe prefixes");
   if (model !== (index.options.model ?? null)) return fail(`is of the model ${JSON.stringify(model)}`);
-  const counts = groups.map(() => 0);
+  const counts = cache.groups.map(() => 0);
   (blocks as (Partial<SavedBlock> | null)[]).forEach((block, i) => {
     const { parent, namespace, adapter, ids, present } = block ?? {};
     const isOwner = typeof namespace === "string" && (adapter === null || typeof adapter === "string");
@@ -133,7 +136,7 @@ export function parsePrefixes(
     for (let g = 0; g < counts.length; g++)
       counts[g]! += present!.slice(pageStart[g], pageStart[g + 1]).filter(Boolean).length;
   });
-  if (counts.some((count, g) => count !== groups[g]!.pages))
+  if (sectionsOf(cache).some(({ group, residual }, s) => groups[s]!.pages !== (residual ? 0 : counts[group])))
     fail("has another number of pages than its blocks");
   return { kind, model: model ?? null, blocks };
 }

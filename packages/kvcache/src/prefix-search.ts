@@ -1,12 +1,14 @@
 import type { BlockPool } from "./block-pool.ts";
 import type { GroupLayout } from "./layout.ts";
 import type { PrefixNodes } from "./prefix-nodes.ts";
+import type { Residuals } from "./residual.ts";
 import { pagesBehind } from "./window.ts";
 
 /** What the index needs to know of a group. */
 export interface PrefixGroup {
   readonly layout: GroupLayout;
   readonly pool: BlockPool;
+  readonly residuals: Residuals | undefined; // of an "int4" group
   readonly sinkPages: number; // pages of the first tokens that stay behind a window
 }
 /** A prefix that was found. */

@@ -10,7 +10,10 @@ import { type CacheState, newSequence, type PageList, requireWhole, type Sequenc
 
 /** What to look for in `cache.match()`. */
 export interface MatchOptions extends PrefixOwner {
-  /** Also take the first tokens of a block that differs further on: its rows are copied before anything is added. Default false. */
+  /**
+   * Also take the first tokens of a block that differs further on: its rows are copied before anything is added; not where a group stores
+   * "int4", whose pages are encoded as a whole. Default false.
+   */
   readonly partial?: boolean | undefined;
 }
 /** What a sequence begins with, and whose its blocks will be. Give `match`, or an owner. */
@@ -87,7 +90,8 @@ function openOn(cache: CacheState, match: MatchState, retention: Retention): Seq
     const { pool, layout, sinkPages } = cache.groups[n]!;
     for (const page of pages) if (page !== NULL_PAGE) pool.retain(page);
     const from = firstKept(layout, sinkPages, ids.length, cache.layout.draftMargin);
-    return { ids: pages.slice(), count: pages.length, from, stamp: ++cache.stamp, tailFenced: false };
+    const count = pages.length;
+    return { ids: pages.slice(), count, from, sealed: count, stamp: ++cache.stamp, tailFenced: false };
   });
   const state = newSequence(cache, lists);
   state.length = ids.length;

@@ -8,7 +8,7 @@ import type { PrefixOwner } from "./prefix-roots.ts";
 import { pinPages, unpinPages } from "./prefix-save.ts";
 import { expirePriorities } from "./prefixes.ts";
 import { type Sequence, stateOf } from "./sequence.ts";
-import { placesOf } from "./snapshot.ts";
+import { areSealed, placesOf } from "./snapshot.ts";
 import { type CacheState, pagesFor, type SequenceState } from "./state.ts";
 import type { Step } from "./step.ts";
 import { emptyLists, releaseLists, takeLists } from "./swap-pages.ts";
@@ -28,7 +28,7 @@ export interface TraceDifference {
   /** Line of the trace, the header being 1. */
   readonly line: number;
   readonly op: TraceCommand["op"];
-  /** What differs: "pages", "free", "cached", or "error" when the command failed. */
+  /** What differs: "pages", "free", "cached", "residual", or "error" when the command failed. */
   readonly field: string;
   readonly expected: unknown;
   readonly found: unknown;
@@ -67,8 +67,9 @@ function cacheFor(
       pageSize: g.pageSize,
       window: g.window ?? undefined,
       sinks: g.sinks,
-      dtype: "float16",
+      dtype: g.residualPages === undefined ? "float16" : "int4",
       maxPages: g.maxPages,
+      maxResidualPages: g.residualPages,
     })),
     draftMargin,
     prefixes: prefixes !== null && { quota: prefixes.quota ?? undefined, quotas: prefixes.quotas },
@@ -157,8 +158,8 @@ class Replay {
     lift: (c) => void get(this.#fences, c.fence, "fence")[Symbol.dispose](),
     take: (c) => {
       const state = this.#books(c.sequence);
-      const { length, from } = c;
-      const content = { kind: "sequence", length, from, tokenIds: c.ids ?? [] } as const;
+      const { length, from, sealed } = c;
+      const content = { kind: "sequence", length, from, sealed, tokenIds: c.ids ?? [] } as const;
       requireTake(state, c);
       if (c.ids !== null) state.tokenIds = Int32Array.from(c.ids);
       state.away = undefined;
@@ -196,7 +197,13 @@ function requireTake({ cache, length }: SequenceState, c: TraceCommand & { reado
     ({ layout, sinkPages }, n) =>
       listed[n]?.length === pagesFor(c.length, layout.pageSize) && c.from[n]! >= sinkPages,
   );
-  if (fits && length === 0 && (c.ids === null || c.ids.length === c.length)) return;
+  if (
+    fits &&
+    areSealed(cache, c.length, c.sealed) &&
+    length === 0 &&
+    (c.ids === null || c.ids.length === c.length)
+  )
+    return;
   throw new FormatError("[kvcache] the trace brings back a sequence that does not fit its groups", {
     length: c.length,
     from: c.from,
@@ -241,11 +248,12 @@ function replayLine(replay: Replay, line: TraceLine, at: number): TraceDifferenc
     if (!(error instanceof HeedError) || error instanceof FormatError) throw error;
     return { line: at, op: line.op, field: "error", expected: undefined, found: error };
   }
-  const { free, cached } = traceCounts(cacheState(replay.cache));
+  const { free, cached, residual } = traceCounts(cacheState(replay.cache));
   return (
     ("pages" in line ? differs("pages", line.pages, pages) : undefined) ??
     differs("free", line.free, free) ??
-    differs("cached", line.cached, cached)
+    differs("cached", line.cached, cached) ??
+    differs("residual", line.residual, residual)
   );
 }
 /**

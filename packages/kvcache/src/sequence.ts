@@ -12,7 +12,8 @@ import {
   type SequenceState,
 } from "./state.ts";
 import { cutPrefix } from "./prefixes.ts";
-import { requireRollback } from "./window.ts";
+import { releasePage } from "./residual.ts";
+import { requireRollback, requireUnsealed } from "./window.ts";
 
 let stateOfSequence: (sequence: Sequence) => SequenceState;
 /** The books behind a handle; for this package only. Throws ArgumentError when it is not a sequence. */
@@ -51,13 +52,14 @@ export function requirePresent({ away }: SequenceState, what: string): void {
 }
 /** Frees a list's pages from position `keep` on, the last one first: a prefix outlives its continuation. */
 function freePages(cache: CacheState, n: number, list: PageList, keep: number): void {
-  const { pool, sinkPages } = cache.groups[n]!;
+  const group = cache.groups[n]!;
   if (list.count === keep) return;
   while (list.count > keep) {
     const page = list.ids[--list.count]!;
-    if (page !== NULL_PAGE) pool.release(page);
+    if (page !== NULL_PAGE) releasePage(group, page);
   }
-  if (list.count <= sinkPages) list.from = sinkPages; // nothing is left behind the window
+  list.sealed = Math.min(list.sealed, keep);
+  if (list.count <= group.sinkPages) list.from = group.sinkPages; // nothing is left behind the window
   list.stamp = ++cache.stamp;
 }
 function shorten(state: SequenceState, length: number): void {
@@ -136,8 +138,9 @@ export class Sequence {
   }
   /**
    * Keeps the first `length` tokens and frees the pages above them; the next step continues there. Throws ArgumentError unless
-   * 0 <= length <= this.length, StateError in an open step or when a window has dropped pages that the next query would see
-   * (`draftMargin` says how far one can always go back), DisposedError.
+   * 0 <= length <= this.length, StateError in an open step, when a window has dropped pages that the next query would see, or when the next
+   * row would go to an encoded page of "int4", of which only whole ones can go (`draftMargin` says how far one can always go back),
+   * DisposedError.
    */
   truncate(length: number): void {
     requireOpen(this.#state, "truncate");
@@ -145,6 +148,7 @@ export class Sequence {
     requirePresent(this.#state, "truncate");
     requireWhole(length, 0, this.#state.length, "the length to truncate to");
     requireRollback(this.#state.cache, this.#state, length);
+    requireUnsealed(this.#state, length);
     shorten(this.#state, length);
     this.#state.cache.observer?.({ op: "truncate", sequence: this.#state, length });
   }

@@ -4,6 +4,7 @@ import type { TableMemory } from "./block-table.ts";
 import type { CacheLayout, GroupLayout } from "./layout.ts";
 import type { PageFileHeader } from "./page-format.ts";
 import type { PrefixCursor, PrefixIndex } from "./prefix-index.ts";
+import type { Residuals } from "./residual.ts";
 import type { PageStorage } from "./storage.ts";
 import type { Tier } from "./tiers.ts";
 import type { Observer } from "./trace.ts";
@@ -13,6 +14,7 @@ export interface GroupState {
   readonly layout: GroupLayout;
   readonly pool: BlockPool;
   readonly storage: PageStorage;
+  readonly residuals: Residuals | undefined; // of an "int4" group
   readonly sinkPages: number; // pages of the first tokens that stay behind a window
   touched: number; // highest page ever handed out: memory above it was never used
 }
@@ -24,7 +26,9 @@ export interface PageList {
   ids: Int32Array;
   count: number;
   from: number;
-  /** Changes with the entries; lists with the same stamp name the same pages, so that tables can tell what they need not copy. */
+  /** Of an "int4" group: entries before it are encoded or dropped; from there on one has to look. */
+  sealed: number;
+  /** Changes with the entries, and with what tables call them; lists with the same stamp name the same pages, so that tables can tell what they need not copy. */
   stamp: number;
   /** Somebody who holds a fence may still read rows of the last page that a truncation cut off: write to a copy. */
   tailFenced: boolean;
@@ -46,6 +50,8 @@ export interface Replaced {
 /** Pages that unfinished work reads, for each group. */
 export interface OpenFence {
   readonly pages: readonly Int32Array[];
+  /** The residual pages of those that are not encoded. */
+  readonly residuals: readonly Int32Array[];
   /** Whether the work has ended. */
   readonly done: (() => boolean) | undefined;
   open: boolean;
@@ -143,5 +149,5 @@ export function newSequence(cache: CacheState, lists?: readonly PageList[]): Seq
   return state;
 }
 function emptyList(sinkPages: number): PageList {
-  return { ids: new Int32Array(8), count: 0, from: sinkPages, stamp: 0, tailFenced: false };
+  return { ids: new Int32Array(8), count: 0, from: sinkPages, sealed: 0, stamp: 0, tailFenced: false };
 }

@@ -16,7 +16,10 @@ export interface PageCounts {
   readonly inFlightPages: number;
   /** Share of the rows of used pages, by bytes, that hold no committed token; 0 when none is used. */
   readonly waste: number;
-  /** Bytes set aside for the pages, the null page included. Of large blocks the system commits what was touched. */
+  /** Pages of floats for rows of "int4" groups that are not encoded yet, and those of them that are free. */
+  readonly residualPages: number;
+  readonly freeResidualPages: number;
+  /** Bytes set aside for the pages, null page and residual pages included. Of large blocks the system commits what was touched. */
   readonly pageBytes: number;
   /** Bytes of the pages ever handed out, and of the null page. */
   readonly touchedBytes: number;
@@ -56,7 +59,7 @@ function usedRows(cache: CacheState, n: number): Int32Array {
 }
 /** Pages by state, and rows in use. */
 function countPages(
-  { pool, layout, storage, touched }: GroupState,
+  { pool, residuals, layout, storage, touched }: GroupState,
   rows: Int32Array,
 ): PageCounts & { usedBytes: number } {
   let used = 0;
@@ -78,8 +81,10 @@ function countPages(
     pinnedPages: pinned,
     inFlightPages: inFlight,
     waste: used === 0 ? 0 : 1 - tokens / (used * layout.pageSize),
+    residualPages: residuals?.pool.count ?? 0,
+    freeResidualPages: residuals?.pool.free ?? 0,
     pageBytes: storage.byteLength,
-    touchedBytes: (touched + 1) * storage.pageBytes,
+    touchedBytes: (touched + 1) * storage.pageBytes + (residuals?.touched ?? 0) * storage.residualPageBytes,
     usedBytes: tokens * rowBytes,
   };
 }
@@ -101,6 +106,8 @@ export function statsOf(cache: CacheState): CacheStats {
     pinnedPages: sum((c) => c.pinnedPages),
     inFlightPages: sum((c) => c.inFlightPages),
     waste: held === 0 ? 0 : 1 - sum((c) => c.usedBytes) / held,
+    residualPages: sum((c) => c.residualPages),
+    freeResidualPages: sum((c) => c.freeResidualPages),
     pageBytes,
     touchedBytes: sum((c) => c.touchedBytes),
     groups: counted.map(({ usedBytes: _, ...counts }, n) => ({

@@ -1,6 +1,7 @@
 import { OutOfMemoryError } from "@heed/tensor";
 import type { BlockPool } from "./block-pool.ts";
 import { noteFences } from "./fences.ts";
+import { nameOf, releasePage, type Residuals } from "./residual.ts";
 import {
   type CacheState,
   type GroupState,
@@ -73,12 +74,21 @@ function tailsToCopy(pool: BlockPool, n: number, suspects: readonly StepEntry[])
   }
   return tails;
 }
-function requireRoom({ pool, layout }: GroupState, needed: number): void {
+function requireRoom({ pool, residuals, layout }: GroupState, needed: number): void {
   const { available, count: total } = pool;
-  if (needed <= available) return;
+  if (needed <= available) return residuals && requireResiduals(residuals, needed);
   throw new OutOfMemoryError(
     `[kvcache.reserve] the step needs ${needed} pages of ${layout.pageSize} tokens, but ${available} of ${total} are free; release or truncate a sequence, or ask for fewer tokens`,
     { needed, free: available, total },
+  );
+}
+/** All new pages of an "int4" group have rows that are not encoded yet. */
+function requireResiduals({ pool }: Residuals, needed: number): void {
+  const { free, count: total } = pool;
+  if (needed <= free) return;
+  throw new OutOfMemoryError(
+    `[kvcache.reserve] the step needs ${needed} residual pages, but ${free} of ${total} are free; take shorter chunks, release a sequence, or make more (maxResidualPages)`,
+    { needed, free, total, residual: true },
   );
 }
 /**
@@ -112,15 +122,19 @@ function listPages(
   }
 }
 /**
- * Chooses the pages of a step and lists them in its sequences, in every group or in none; {@link takePages} or {@link unlistPages}
- * must follow. Throws OutOfMemoryError when a group has not enough.
+ * Chooses the pages of a step, gives them residual pages in "int4" groups, and lists them in its sequences, in every group or in none;
+ * {@link takePages} or {@link unlistPages} must follow. Throws OutOfMemoryError when a group has not enough.
  */
 export function choosePages(cache: CacheState, entries: readonly StepEntry[]): StepPages {
   const needs = cache.groups.map((group, n) => needOf(group, n, entries));
   cache.groups.forEach((group, n) => requireRoom(group, needs[n]!.pages));
   const fresh = needs.map(({ pages }, n) => (pages === 0 ? NO_PAGES : cache.groups[n]!.pool.peek(pages)));
   const replaced: Replaced[] = [];
-  for (let n = 0; n < fresh.length; n++) listPages(cache, n, entries, needs[n]!.tails, fresh[n]!, replaced);
+  for (let n = 0; n < fresh.length; n++) {
+    listPages(cache, n, entries, needs[n]!.tails, fresh[n]!, replaced);
+    const { residuals } = cache.groups[n]!;
+    if (residuals !== undefined) for (const page of fresh[n]!) residuals.take(page);
+  }
   return { fresh, replaced };
 }
 /**
@@ -148,8 +162,10 @@ function copyTails(cache: CacheState, replaced: readonly Replaced[]): void {
     return pool.content(page) === 0;
   };
   const copy = ({ group, sequence, at, page }: Replaced): void => {
-    const { storage, layout } = cache.groups[group]!;
-    storage.copyRows(page, sequence.lists[group]!.ids[at]!, sequence.length % layout.pageSize);
+    const books = cache.groups[group]!;
+    const fresh = sequence.lists[group]!.ids[at]!;
+    const rows = sequence.length % books.layout.pageSize;
+    books.storage.copyRows(nameOf(books, page), nameOf(books, fresh), rows);
   };
   const { free = [], cached = [] } = Object.groupBy(replaced, (one) => (isFree(one) ? "free" : "cached"));
   for (const one of free) copy(one);
@@ -171,9 +187,14 @@ function restorePages(cache: CacheState, fresh: StepPages["fresh"]): void {
     for (let i = pages.length - 1; i >= 0; i--) cache.groups[n]!.pool.restore(pages[i]!);
   });
 }
-/** Makes the lists what they were before {@link choosePages}. */
-export function unlistPages(cache: CacheState, entries: readonly StepEntry[], { replaced }: StepPages): void {
-  cache.groups.forEach(({ layout }, n) => {
+/** Makes the lists, and the residual pages, what they were before {@link choosePages}. */
+export function unlistPages(
+  cache: CacheState,
+  entries: readonly StepEntry[],
+  { fresh, replaced }: StepPages,
+): void {
+  cache.groups.forEach(({ layout, residuals }, n) => {
+    if (residuals !== undefined) for (const page of fresh[n]!.toReversed()) residuals.restore(page);
     for (const { sequence } of entries) {
       const list = sequence.lists[n]!;
       const kept = pagesFor(sequence.length, layout.pageSize);
@@ -197,7 +218,7 @@ export function returnPages(cache: CacheState, entries: readonly StepEntry[], pa
 /** Lets go of the tails that have been replaced for good. */
 export function dropReplaced(cache: CacheState, { replaced }: StepPages): void {
   for (const { group, sequence, page } of replaced) {
-    cache.groups[group]!.pool.release(page);
+    releasePage(cache.groups[group]!, page);
     sequence.lists[group]!.tailFenced = false;
   }
 }

@@ -33,6 +33,7 @@ import {
   unlistPages,
 } from "./step-pages.ts";
 import { expirePriorities, publishBlocks } from "./prefixes.ts";
+import { encodeFullPages, sealFullPages } from "./seal.ts";
 import { slide } from "./window.ts";
 
 /** New tokens for one sequence. With 0 the step reads the sequence and adds nothing. */
@@ -258,9 +259,9 @@ export class Step implements BlockTableReader {
     return { kPages: storage.k(at), vPages: storage.v(at), table };
   }
   /**
-   * Makes the new tokens part of their sequences, lets go of pages behind windows, and closes the step. `ids` [T], whole numbers from 0
-   * to 2^31 - 1, are kept for `sequence.tokenIds`. Throws StateError unless every layer has written, ArgumentError for ids that do not
-   * fit; then the step stays open and nothing has changed.
+   * Makes the new tokens part of their sequences, encodes "int4" pages that are full for good, lets go of pages behind windows, and closes
+   * the step. `ids` [T], whole numbers from 0 to 2^31 - 1, are kept for `sequence.tokenIds`. Throws StateError unless every layer has
+   * written, ArgumentError for ids that do not fit, what encoding throws; then the step stays open and nothing has changed.
    */
   commit(ids?: ArrayLike<number>): void {
     this.#require("commit");
@@ -273,9 +274,11 @@ export class Step implements BlockTableReader {
     }
     if (ids !== undefined) this.#checkIds(ids);
     this.#growIds(ids !== undefined);
+    const full = encodeFullPages(this.#cache, this.#entries, this);
     this.#append(ids);
     this.#cache.tokens += this.tokens;
     dropReplaced(this.#cache, this.#pages);
+    sealFullPages(this.#cache, full);
     this.#close();
     for (const { sequence, tokens } of this.#entries) {
       if (tokens === 0) continue;

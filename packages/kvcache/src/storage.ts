@@ -1,55 +1,20 @@
 import {
   ArgumentError,
-  contiguousStrides,
   copyInto,
   DeviceError,
-  type DType,
   DTYPES,
   type Engine,
-  type FloatDType,
   type Pages,
-  type Shape,
   type Tensor,
 } from "@heed/tensor";
-import { HeldColumns, HeldTensor } from "./held.ts";
-import { bytesPerPage, type GroupLayout, isQuantised } from "./layout.ts";
+import type { GroupLayout } from "./layout.ts";
+import { bytesPerPage, bytesPerResidualPage } from "./page-limits.ts";
+import { allocatePlane, columnsOf, type HeldPages, type Plane } from "./planes.ts";
 
-/** Keys or values of one layer: floats [P, Hkv, pageSize, width], or codes with the scale [P, Hkv, pageSize] of each row. */
-interface Plane {
-  readonly numbers: HeldTensor<FloatDType | "uint8"> | HeldColumns<FloatDType | "uint8">;
-  readonly scales: HeldTensor<"float32"> | undefined;
-}
-/**
- * Memory of one layer. `owned` are tensors in which a page has a part: axis 0 is the page and, head-major, axis 2 the row, and they lie
- * side by side in memory, page by page. `v` may be columns of `k`.
- */
+/** Memory of one layer; `v` may be columns of `k`. */
 interface LayerPlanes {
   readonly k: Plane;
   readonly v: Plane;
-  readonly owned: readonly HeldTensor<DType>[];
-}
-
-/** Strides of [pages, Hkv, pageSize, ...rest] in the group's order of memory. */
-function stridesOf({ numKvHeads, pageSize, layout }: GroupLayout, shape: Shape, width: number): number[] {
-  if (layout === "head-major") return contiguousStrides(shape);
-  return [pageSize * numKvHeads * width, width, numKvHeads * width, 1].slice(0, shape.length);
-}
-/** Memory for the keys or values of one layer, with what of it is to be freed. */
-function allocatePlane(
-  engine: Engine,
-  g: GroupLayout,
-  pages: number,
-  width: number,
-  owned: HeldTensor<DType>[],
-): Plane {
-  const hold = <D extends DType>(dtype: D, row: readonly number[]): HeldTensor<D> => {
-    const shape = [pages, g.numKvHeads, g.pageSize, ...row];
-    const held = new HeldTensor(engine, dtype, shape, stridesOf(g, shape, row[0] ?? 1));
-    owned.push(held as unknown as HeldTensor<DType>);
-    return held;
-  };
-  if (!isQuantised(g.dtype)) return { numbers: hold(g.dtype, [width]), scales: undefined };
-  return { numbers: hold("uint8", [width]), scales: hold("float32", []) };
 }
 
 /** Zeros for the rows from `from` on in one plane's part of a page. */
@@ -60,22 +25,28 @@ function clearRows(part: Uint8Array, { numKvHeads, pageSize, layout }: GroupLayo
 }
 /**
  * The memory of one group's pages: keys and values of each of its layers. A page number means the same tokens in all of them. Page 0
- * holds zeros. Nothing else touches these tensors but the operations that a step hands them to.
+ * holds zeros. In an "int4" group a number from `pages` on is a residual page, as in tables; it has rows of floats. Nothing else touches
+ * these tensors but the operations that a step hands them to.
  */
 export class PageStorage {
+  readonly engine: Engine;
   readonly layout: GroupLayout;
-  /** Pages, the null page included. */
+  /** Pages, the null page included; residual pages not. */
   readonly pages: number;
+  readonly residualPages: number;
   /** Bytes of one page over all layers. */
   readonly pageBytes: number;
-  readonly #engine: Engine;
+  /** Bytes of one residual page over all layers. */
+  readonly residualPageBytes: number;
   readonly #layers: LayerPlanes[] = [];
-  /** Memory for pages 0 .. count, or OutOfMemoryError and none. */
-  constructor(engine: Engine, layout: GroupLayout, count: number) {
-    this.#engine = engine;
+  /** Memory for pages 0 .. count and so many residual pages, or OutOfMemoryError and none. */
+  constructor(engine: Engine, layout: GroupLayout, count: number, residualPages = 0) {
+    this.engine = engine;
     this.layout = layout;
     this.pages = count + 1;
+    this.residualPages = residualPages;
     this.pageBytes = bytesPerPage(layout);
+    this.residualPageBytes = bytesPerResidualPage(layout);
     try {
       for (let i = 0; i < layout.layers.length; i++) this.#allocate(engine);
       this.#zero(0);
@@ -85,66 +56,69 @@ export class PageStorage {
     }
   }
   #allocate(engine: Engine): void {
-    const { headDim, valueHeadDim, valuesInKeys } = this.layout;
-    const owned: HeldTensor<DType>[] = [];
+    const { layout, pages, residualPages } = this;
+    const { headDim, valueHeadDim, valuesInKeys } = layout;
+    const sizes = { pages, residualPages };
+    const k = allocatePlane(engine, layout, { ...sizes, width: headDim }, "keys");
     try {
-      const k = allocatePlane(engine, this.layout, this.pages, headDim, owned);
       const v = valuesInKeys
-        ? { ...k, numbers: new HeldColumns(k.numbers as HeldTensor<FloatDType | "uint8">, valueHeadDim) }
-        : allocatePlane(engine, this.layout, this.pages, valueHeadDim, owned);
-      this.#layers.push({ k, v, owned });
+        ? columnsOf(k, valueHeadDim)
+        : allocatePlane(engine, layout, { ...sizes, width: valueHeadDim }, "values");
+      this.#layers.push({ k, v });
     } catch (error) {
-      for (const held of owned) held[Symbol.dispose]();
+      k[Symbol.dispose]();
       throw error;
     }
   }
   #zero(page: number): void {
-    for (const { owned } of this.#layers) {
-      for (const held of owned) {
-        const size = held.size / this.pages;
-        using row = held.flat(page * size, size);
-        row.engine.upload(new DTYPES[row.dtype].array(size), row);
-      }
+    for (const held of this.#held(page)) {
+      const size = held.size / this.pages;
+      using row = held.flat(page * size, size);
+      row.engine.upload(new DTYPES[row.dtype].array(size), row);
     }
   }
   /** Bytes allocated. */
   get byteLength(): number {
-    return this.pages * this.pageBytes;
+    return this.pages * this.pageBytes + this.residualPages * this.residualPageBytes;
   }
   /** Key pages of the group's i-th layer, [P, Hkv, pageSize, D]. */
   k(layer: number): Pages {
-    return this.#pagesOf(this.#layers[layer]!.k);
+    return this.#layers[layer]!.k.pages();
   }
   /** Value pages of the group's i-th layer, [P, Hkv, pageSize, Dv]. */
   v(layer: number): Pages {
-    return this.#pagesOf(this.#layers[layer]!.v);
+    return this.#layers[layer]!.v.pages();
   }
-  #pagesOf({ numbers, scales }: Plane): Pages {
-    const { dtype } = this.layout;
-    if (scales === undefined || !isQuantised(dtype)) return numbers.tensor;
-    return { format: dtype, codes: numbers.tensor as Tensor as Tensor<"uint8">, scales: scales.tensor };
+  /** The memory in which a page has a part: each layer's keys, then its values. */
+  #held(page: number): HeldPages[] {
+    const planes = this.#layers.flatMap(({ k, v }) => [k, v]);
+    if (page < this.pages) return planes.flatMap(({ owned }) => owned);
+    return planes.flatMap(({ residual }) => residual ?? []);
   }
-  /** Copies rows 0 .. rows - 1 of one page to another, in every layer. Throws what the engine's copy throws. */
+  /** Copies rows 0 .. rows - 1 of one page to another of its kind, rows of floats or each with its scale. Throws what the engine's copy throws. */
   copyRows(from: number, to: number, rows: number): void {
-    for (const { owned } of this.#layers) {
-      for (const { tensor } of owned) {
-        using source = tensor.select(0, from); // [Hkv, pageSize, w]
-        using target = tensor.select(0, to);
-        using used = source.slice(1, 0, rows);
-        using place = target.slice(1, 0, rows);
-        copyInto(used, place);
-      }
+    const first = from < this.pages ? 0 : this.pages;
+    for (const { tensor } of this.#held(from)) {
+      using source = tensor.select(0, from - first); // [Hkv, pageSize, w]
+      using target = tensor.select(0, to - first);
+      using used = source.slice(1, 0, rows);
+      using place = target.slice(1, 0, rows);
+      copyInto(used, place);
     }
   }
+  /** Bytes of this page: {@link pageBytes} or {@link residualPageBytes}. */
+  bytesOf(page: number): number {
+    return page < this.pages ? this.pageBytes : this.residualPageBytes;
+  }
   /**
-   * The bytes of a page: each layer's keys, then its values, codes before their scales; zeros for the rows from `rows` on. A copy. Throws DeviceError where the host
-   * cannot read the memory.
+   * The bytes of a page: each layer's keys, then its values, codes before their scales; zeros for the rows from `rows` on, which an
+   * encoded page has none of. A copy. Throws DeviceError where the host cannot read the memory.
    */
   readPage(page: number, rows: number = this.layout.pageSize): Uint8Array<ArrayBuffer> {
-    return this.#join(this.#parts(page), rows);
+    return this.#join(page, this.#parts(page), rows);
   }
-  #join(parts: readonly Uint8Array[], rows: number): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(this.pageBytes);
+  #join(page: number, parts: readonly Uint8Array[], rows: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(this.bytesOf(page));
     let at = 0;
     for (const part of parts) {
       bytes.set(part, at);
@@ -158,13 +132,14 @@ export class PageStorage {
     page: number,
     rows: number = this.layout.pageSize,
   ): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>> {
-    return this.#engine.device === "cpu" ? this.readPage(page, rows) : this.#download(page, rows);
+    return this.engine.device === "cpu" ? this.readPage(page, rows) : this.#download(page, rows);
   }
   async #download(page: number, rows: number): Promise<Uint8Array<ArrayBuffer>> {
     const parts = this.#flats(page);
     try {
       const arrays = await Promise.all(parts.map((part) => part.read()));
       return this.#join(
+        page,
         arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)),
         rows,
       );
@@ -174,14 +149,15 @@ export class PageStorage {
   }
   /** Stores what {@link readPage} returned. Throws ArgumentError for a wrong number of bytes or the null page. */
   writePage(page: number, bytes: Uint8Array): void {
-    if (bytes.length !== this.pageBytes || page < 1) {
+    const expected = this.bytesOf(page);
+    if (bytes.length !== expected || page < 1) {
       throw new ArgumentError(
-        `[kvcache] page ${page} takes ${this.pageBytes} bytes, and page 0 none; got ${bytes.length}`,
-        { page, bytes: bytes.length, pageBytes: this.pageBytes },
+        `[kvcache] page ${page} takes ${expected} bytes, and page 0 none; got ${bytes.length}`,
+        { page, bytes: bytes.length, pageBytes: expected },
       );
     }
     let at = 0;
-    if (this.#engine.device === "cpu") {
+    if (this.engine.device === "cpu") {
       for (const part of this.#parts(page)) {
         part.set(bytes.subarray(at, at + part.length));
         at += part.length;
@@ -196,40 +172,37 @@ export class PageStorage {
       at += own.length;
     }
   }
-  #requirePage(page: number): void {
-    if (Number.isInteger(page) && page >= 0 && page < this.pages) return;
-    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${this.pages - 1}`, {
+  /** The first page of this one's kind, residual or not, and how many there are. Throws ArgumentError. */
+  #kindOf(page: number): readonly [first: number, count: number] {
+    const { pages, residualPages } = this;
+    if (Number.isInteger(page) && page >= 0 && page < pages + residualPages)
+      return page < pages ? [0, pages] : [pages, residualPages];
+    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${pages + residualPages - 1}`, {
       page,
-      pages: this.pages,
+      pages: pages + residualPages,
     });
   }
-  /** Tensors over a page's memory, one for each owned tensor of each layer; the caller disposes them. */
+  /** Tensors over a page's memory, one for each tensor that has a part of it; the caller disposes them. */
   #flats(page: number): Tensor[] {
-    this.#requirePage(page);
-    return this.#layers.flatMap(({ owned }) =>
-      owned.map((held) => held.flat((held.size / this.pages) * page, held.size / this.pages)),
-    );
+    const [first, count] = this.#kindOf(page);
+    return this.#held(page).map((held) => held.flat((held.size / count) * (page - first), held.size / count));
   }
-  /** A page's memory, one part for each owned tensor of each layer. */
+  /** A page's memory, one part for each tensor that has one. */
   #parts(page: number): Uint8Array[] {
-    this.#requirePage(page);
-    return this.#layers.flatMap(({ owned }) =>
-      owned.map(({ tensor, byteLength }) => {
-        const bytes = byteLength / this.pages;
-        const part = tensor.storage.hostPart(page * bytes, bytes);
-        if (part === undefined) {
-          throw new DeviceError(
-            `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; fetch them`,
-          );
-        }
-        return new Uint8Array(part.buffer, page * bytes - part.start, bytes);
-      }),
-    );
+    const [first, count] = this.#kindOf(page);
+    return this.#held(page).map(({ tensor, byteLength }) => {
+      const bytes = byteLength / count;
+      const at = (page - first) * bytes;
+      const part = tensor.storage.hostPart(at, bytes);
+      if (part === undefined) {
+        throw new DeviceError(
+          `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; fetch them`,
+        );
+      }
+      return new Uint8Array(part.buffer, at - part.start, bytes);
+    });
   }
   [Symbol.dispose](): void {
-    for (const { v, owned } of this.#layers) {
-      v.numbers[Symbol.dispose]();
-      for (const held of owned) held[Symbol.dispose]();
-    }
+    for (const { k, v } of this.#layers) for (const plane of [v, k]) plane[Symbol.dispose]();
   }
 }

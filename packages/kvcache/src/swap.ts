@@ -13,6 +13,7 @@ import {
   type SequenceContent,
 } from "./snapshot.ts";
 import { emptyLists, releaseLists, takeLists } from "./swap-pages.ts";
+import { nameOf } from "./residual.ts";
 import { closeSequence } from "./sequence.ts";
 import { expirePriorities, type OpenOptions, openSequence } from "./prefixes.ts";
 import { type CacheState, requireLive, type SequenceState } from "./state.ts";
@@ -26,14 +27,15 @@ function sourceOf(state: SequenceState): PageSource {
   const { cache, lists, length } = state;
   const header = describe(state);
   const places = placesOf(cache, header.content as SequenceContent);
-  const ids = places.map(({ group, at }) => lists[group]!.ids[at]!);
+  // by the names that tables have for them now: rows stay in a fenced residual page although their page may be encoded meanwhile
+  const names = places.map(({ group, at }) => nameOf(cache.groups[group]!, lists[group]!.ids[at]!));
   return {
     header,
     page(index) {
       requireLive(cache, "save");
       const { group, at } = places[index]!;
       const { storage, layout } = cache.groups[group]!;
-      return storage.fetchPage(ids[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));
+      return storage.fetchPage(names[index]!, Math.min(layout.pageSize, length - at * layout.pageSize));
     },
   };
 }
@@ -42,7 +44,8 @@ function sinkOf({ cache, lists }: SequenceState, places: readonly PagePlace[]): 
   return (index, bytes) => {
     requireLive(cache, "load");
     const { group, at } = places[index]!;
-    cache.groups[group]!.storage.writePage(lists[group]!.ids[at]!, bytes);
+    const books = cache.groups[group]!;
+    books.storage.writePage(nameOf(books, lists[group]!.ids[at]!), bytes);
   };
 }
 /** Throws DisposedError when the sequence was released while its pages were on their way. */

@@ -11,6 +11,10 @@ const list =
   (v) =>
     Array.isArray(v) && v.every(of);
 const numbers = list(number);
+const maybe =
+  (rule: Rule): Rule =>
+  (v) =>
+    v === undefined || rule(v);
 const row: Rule = (v) => numbers(v) && (v as unknown[]).length === 2;
 const ids: Rule = (v) => v === null || list((id) => id === -1 || number(id))(v);
 const pages = list(list(numbers));
@@ -18,8 +22,8 @@ const pages = list(list(numbers));
 const adapter: Rule = (v) => v === null || typeof v === "string";
 const OWNER = { namespace: (v: unknown) => typeof v === "string", adapter };
 const RETENTION = {
-  priority: (v: unknown) => v === undefined || number(v),
-  expires: (v: unknown) => v === undefined || Number.isFinite(v),
+  priority: maybe(number),
+  expires: maybe((v) => Number.isFinite(v)),
 };
 const prefixes: Rule = (v) => {
   if (v === null) return true;
@@ -54,15 +58,16 @@ const FIELDS: { readonly [Op in TraceCommand["op"]]: Readonly<Record<string, Rul
   truncate: { sequence: number, length: number },
   fence: { fence: number, sequences: numbers },
   lift: { fence: number },
-  take: { sequence: number, length: number, from: numbers, ids, pages },
+  take: { sequence: number, length: number, from: numbers, sealed: maybe(numbers), ids, pages },
   reset: {},
 };
-const COUNTS = { free: numbers, cached: numbers };
+const COUNTS = { free: numbers, cached: numbers, residual: maybe(numbers) };
 const GROUP: Readonly<Record<string, Rule>> = {
   pageSize: number,
   window: (v) => v === null || number(v),
   sinks: number,
   maxPages: number,
+  residualPages: maybe(number),
 };
 
 function parse(line: string, at: number): Record<string, unknown> {

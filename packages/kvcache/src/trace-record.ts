@@ -84,9 +84,9 @@ function linesOf(): Lines {
       sequences: Array.from(sequences, sequence),
     }),
     lift: ({ op, fence: f }) => ({ op, fence: fence(f) }),
-    take: ({ op, sequence: s, from }) => {
+    take: ({ op, sequence: s, from, sealed }) => {
       const ids = s.tokenIds === undefined ? null : [...s.tokenIds.subarray(0, s.length)];
-      return { op, sequence: sequence(s), length: s.length, from, ids, pages: [pagesFrom(s, 0)] };
+      return { op, sequence: sequence(s), length: s.length, from, sealed, ids, pages: [pagesFrom(s, 0)] };
     },
     reset: ({ op }) => ({ op }),
   };

@@ -30,7 +30,12 @@ export type Command =
   | { readonly op: "truncate"; readonly sequence: SequenceState; readonly length: number }
   | { readonly op: "fence"; readonly fence: OpenFence; readonly sequences: Iterable<SequenceState> }
   | { readonly op: "lift"; readonly fence: OpenFence }
-  | { readonly op: "take"; readonly sequence: SequenceState; readonly from: readonly number[] }
+  | {
+      readonly op: "take";
+      readonly sequence: SequenceState;
+      readonly from: readonly number[];
+      readonly sealed: readonly number[] | undefined;
+    }
   | { readonly op: "reset" };
 /** Sees the commands of a cache. */
 export type Observer = (command: Command) => void;
@@ -44,6 +49,8 @@ export interface TraceHeader {
     readonly window: number | null;
     readonly sinks: number;
     readonly maxPages: number;
+    /** Residual pages of an "int4" group; absent in any other. */
+    readonly residualPages?: number | undefined;
   }[];
   readonly draftMargin: number;
   /** Quotas of a cache that keeps prefixes, else null. */
@@ -56,6 +63,8 @@ export interface TraceHeader {
 export interface TraceCounts {
   readonly free: readonly number[];
   readonly cached: readonly number[];
+  /** Free residual pages, 0 where a group has none; absent in a cache without "int4" groups. */
+  readonly residual?: readonly number[] | undefined;
 }
 /** Commands in a trace, with numbers in the order in which sequences, steps and fences were made. */
 export type TraceCommand =
@@ -107,6 +116,8 @@ export type TraceCommand =
       readonly sequence: number;
       readonly length: number;
       readonly from: readonly number[];
+      /** First position that is not encoded, for each group; absent without "int4" groups. */
+      readonly sealed?: readonly number[] | undefined;
       readonly ids: readonly number[] | null;
       readonly pages: TracePages;
     }
@@ -125,19 +136,25 @@ export function traceHeader({ groups, layout, prefixes }: CacheState): TraceHead
   return {
     trace: "heed-kvcache",
     version: 1,
-    groups: groups.map(({ layout: g, pool }) => ({
+    groups: groups.map(({ layout: g, pool, residuals }) => ({
       pageSize: g.pageSize,
       window: g.window === Infinity ? null : g.window,
       sinks: g.sinks,
       maxPages: pool.count,
+      ...(residuals && { residualPages: residuals.pool.count }),
     })),
     draftMargin: layout.draftMargin,
     prefixes: prefixes === undefined ? null : { quota: quota === Infinity ? null : quota, quotas },
   };
 }
-/** Free and cached pages of each group. */
+/** Free and cached pages of each group, and free residual pages. */
 export function traceCounts({ groups }: CacheState): TraceCounts {
-  return { free: groups.map(({ pool }) => pool.free), cached: groups.map(({ pool }) => pool.cached) };
+  const residual = groups.map(({ residuals }) => residuals?.pool.free ?? 0);
+  return {
+    free: groups.map(({ pool }) => pool.free),
+    cached: groups.map(({ pool }) => pool.cached),
+    ...(groups.some(({ residuals }) => residuals !== undefined) && { residual }),
+  };
 }
 /** Pages of a sequence from the one that holds row `length` on, in each group. */
 export function pagesFrom({ cache, lists }: SequenceState, length: number): number[][] {

@@ -1,6 +1,8 @@
 import { NULL_PAGE } from "./block-pool.ts";
 import { StateError } from "./errors.ts";
 import type { GroupLayout } from "./layout.ts";
+import { releasePage } from "./residual.ts";
+import { firstUnsealed } from "./seal.ts";
 import type { CacheState, GroupState, PageList, SequenceState } from "./state.ts";
 
 /** Pages behind the window of the query that follows `length` tokens, less a margin that may be taken back; sinks not counted. */
@@ -18,9 +20,9 @@ export function slide(cache: CacheState, sequence: SequenceState): void {
     if (behind > list.from) dropPages(cache, group, list, behind);
   }
 }
-function dropPages(cache: CacheState, { pool }: GroupState, list: PageList, behind: number): void {
+function dropPages(cache: CacheState, group: GroupState, list: PageList, behind: number): void {
   for (let i = behind - 1; i >= list.from; i--) {
-    pool.release(list.ids[i]!);
+    releasePage(group, list.ids[i]!);
     list.ids[i] = NULL_PAGE;
   }
   list.from = behind;
@@ -52,5 +54,24 @@ export function requireRollback(cache: CacheState, sequence: SequenceState, leng
   throw new StateError(
     `[kvcache.truncate] the window has moved past ${length} tokens; possible are 0 to ${sinks}, and ${from} to ${sequence.length} (draftMargin keeps more)`,
     { length, upTo: sinks, from, present: sequence.length },
+  );
+}
+/** Throws StateError when the row behind `length` tokens would go to a page that is encoded: the error says to which lengths one can cut. */
+export function requireUnsealed({ cache, lists, length: present }: SequenceState, length: number): void {
+  let from = 0; // from this length on nothing is encoded
+  let step = 1; // before it, multiples of this
+  let fits = true;
+  cache.groups.forEach((group, n) => {
+    if (group.residuals === undefined) return;
+    const { pageSize } = group.layout;
+    const sealed = firstUnsealed(group, lists[n]!) * pageSize;
+    fits &&= length >= sealed || length % pageSize === 0;
+    from = Math.max(from, sealed);
+    for (const once = step; step % pageSize !== 0;) step += once; // to the least common multiple
+  });
+  if (fits) return;
+  throw new StateError(
+    `[kvcache.truncate] the page behind ${length} tokens is encoded; possible are multiples of ${step} below ${from}, and ${from} to ${present} (draftMargin keeps more)`,
+    { length, multiplesOf: step, from, present },
   );
 }

@@ -22,6 +22,7 @@ import {
 } from "@heed/tensor";
 import {
   type BlockPool,
+  type CacheDType,
   type GroupedCacheOptions,
   type GroupLayout,
   KvCache,
@@ -67,21 +68,26 @@ export function faulty(name = "portable"): Faulty {
   };
   return { engine, arm: (n) => (left = n), fired: () => left <= 0 };
 }
-/** Fills every row of every page with NaN, those in use as well; of quantised pages the scales. */
+/** Fills every row of every page with NaN, those in use as well; of quantised pages the scales and zeros. */
 export function poisonAll(cache: KvCache): void {
   using step = cache.reserve([]);
   for (let layer = 0; layer < cache.layout.layers; layer++) {
     const { valuesInKeys } = layoutOf(cache, layer);
     const { kPages, vPages } = step.view(layer);
     for (const held of valuesInKeys ? [kPages] : [kPages, vPages]) {
-      const pages = held instanceof Tensor ? held : held.scales;
-      scope(() =>
-        poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, {
-          dtype: pages.dtype as FloatDType,
-        }),
-      );
+      for (const pages of floatsOf(held))
+        scope(() =>
+          poison((pages.isContiguous ? pages : pages.transpose(1, 2)).data as Float32Array, {
+            dtype: pages.dtype as FloatDType,
+          }),
+        );
     }
   }
+}
+/** The floats of pages: numbers, scales, zeros, and rows that wait to be encoded. */
+function floatsOf(held: Pages): readonly Tensor[] {
+  if (held instanceof Tensor) return [held];
+  return held.format === "int4" ? [held.scales, held.zeros, held.residual] : [held.scales];
 }
 /** What the group of one layer stores; of a layer that does not exist, what the first group does. */
 export function layoutOf(cache: KvCache, layer: number): GroupLayout {
@@ -128,6 +134,10 @@ export function floats(
 ): Tensor {
   return tensor(encodeArray(dtype, values) as DTypeArrays[FloatDType], shape, { dtype, engine });
 }
+/** The dtype in which rows are given to a cache that stores them so. */
+export function rowDType(dtype: CacheDType): FloatDType {
+  return dtype === "int8" || dtype === "float8e4m3" || dtype === "int4" ? "float32" : dtype;
+}
 /** Writes one layer's rows of a step whose tokens have these ids. */
 export function writeLayer(cache: KvCache, step: Step, ids: ArrayLike<number>, layer: number): void {
   const { numKvHeads, headDim, valueHeadDim, valuesInKeys, dtype } = layoutOf(cache, layer);
@@ -136,7 +146,7 @@ export function writeLayer(cache: KvCache, step: Step, ids: ArrayLike<number>, l
       floats(
         rowsFor(cache, ids, layer, part),
         [ids.length, numKvHeads, width],
-        dtype as FloatDType,
+        rowDType(dtype),
         cache.engine,
       );
     if (valuesInKeys) step.write(layer, make("k", headDim));

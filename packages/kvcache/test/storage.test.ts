@@ -54,6 +54,26 @@ const kinds = [
 describe.each(engines)("page storage on %s", (name) => {
   const engine = getEngine(name);
 
+  test.each(["head-major", "token-major"] as const)(
+    "pages of int4 and, behind them, residual pages are read and written by themselves: %s",
+    (layout) => {
+      const g = layoutOf({ dtype: "int4", residualDtype: "float16", layout });
+      using storage = new PageStorage(engine, g, 3, 2);
+      expect(storage.byteLength).toBe(4 * storage.pageBytes + 2 * storage.residualPageBytes);
+      const bytesFor = (page: number): Uint8Array<ArrayBuffer> =>
+        Uint8Array.from({ length: storage.bytesOf(page) }, (_, i) => (i * 31 + page) % 120);
+      for (const page of [1, 2, 3, 4, 5]) storage.writePage(page, bytesFor(page));
+      for (const page of [1, 2, 3, 4, 5]) expect(storage.readPage(page)).toEqual(bytesFor(page));
+      storage.copyRows(4, 5, 2);
+      expect(storage.readPage(5, 2)).toEqual(storage.readPage(4, 2));
+      expect(storage.readPage(4, 2).filter((byte) => byte !== 0).length).toBeLessThanOrEqual(
+        storage.bytesOf(4) / 2,
+      );
+      expect(storage.readPage(3)).toEqual(bytesFor(3));
+      expect(() => storage.writePage(4, bytesFor(1))).toThrow(ArgumentError);
+      expect(() => storage.readPage(6)).toThrow(ArgumentError);
+    },
+  );
   test.each(kinds)("the null page holds zeros from the start: %o", (kind) => {
     using storage = new PageStorage(engine, layoutOf(kind), 3);
     for (const values of pageOf(storage, 0)) expect(new Set(values)).toEqual(new Set([0]));

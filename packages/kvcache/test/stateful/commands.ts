@@ -98,4 +98,31 @@ export const SETUPS: readonly Setup[] = [
       { ...rows, layers: [2], pageSize: 1, maxPages: 30, window: 5, sinks: 1, valuesInKeys: true },
     ],
   },
+  {
+    draftMargin: 2,
+    groups: [
+      { ...rows, layers: [0], pageSize: 4, maxPages: 11, dtype: "int4", maxResidualPages: 7 },
+      {
+        ...rows,
+        layers: [1],
+        numKvHeads: 2,
+        pageSize: 2,
+        maxPages: 18,
+        window: 5,
+        sinks: 3,
+        layout: tokenMajor,
+        dtype: "int4",
+        residualDtype: "bfloat16",
+        maxResidualPages: 12,
+      },
+      { ...rows, layers: [2], pageSize: 1, maxPages: 40, valuesInKeys: true },
+    ],
+  },
+  {
+    draftMargin: 0,
+    groups: [
+      { ...rows, layers: [1, 2], pageSize: 2, maxPages: 20, dtype: "int4", maxResidualPages: 9 },
+      { ...rows, layers: [0], pageSize: 4, maxPages: 11, window: 6, sinks: 2 },
+    ],
+  },
 ];

@@ -12,7 +12,7 @@ export function open(world: World, { who }: Command): void {
   const priority = [undefined, 0, 100][who % 3];
   const expires = who % 2 === 0 ? world.clock + 20 : undefined;
   const sequence = world.cache.open({ ...OWNERS[owner], priority, expires });
-  world.add(sequence, { owner, seed: world.seedOf(owner), ids: [], peak: 0 });
+  world.add(sequence, { owner, seed: world.seedOf(owner), ids: [], peak: 0, matched: 0 });
 }
 /** Looks for what a sequence has, or had, and more; goes on from there, or drops it. */
 export function match(world: World, { op, who, ids, fault }: Command): void {
@@ -38,7 +38,8 @@ export function match(world: World, { op, who, ids, fault }: Command): void {
   }
   if (length > 0) world.coverage.add(op === "partial" ? "partial hits" : "hits");
   const sequence = world.cache.open({ match });
-  world.add(sequence, { owner, seed: world.seedOf(owner), ids: wanted.slice(0, length), peak: length });
+  const begun = wanted.slice(0, length);
+  world.add(sequence, { owner, seed: world.seedOf(owner), ids: begun, peak: length, matched: length });
 }
 /** Opens a step of up to three sequences. */
 export function begin(world: World, { who, ids, fault }: Command): OpenStep | undefined {
@@ -83,14 +84,25 @@ export function finish(world: World, open: OpenStep, { who, fault }: Command): v
   const written = write(world, open, layers, fault);
   if (!written && who % 2 === 0) return cancel(world, open);
   if (!written) must(write(world, open, layers, Infinity), "a step cannot be written again");
-  open.step.commit(open.parts.flatMap(([, ids]) => ids));
-  world.coverage.add("commits");
+  commit(world, open, fault);
   for (const [m, ids] of open.parts) {
     const before = m.ids.length;
     m.peak = Math.max(m.peak, m.ids.push(...ids));
     world.published.commit(m.owner, m.ids, before);
   }
   end(world, open);
+}
+/** Commits; where encoding fails the step stays open, and nothing has changed. */
+function commit(world: World, { step, parts }: OpenStep, fault: number): void {
+  const ids = parts.flatMap(([, list]) => list);
+  const done = world.attempt(fault, () => (step.commit(ids), true));
+  if (done === undefined) {
+    must(step.isOpen, "a commit that failed has closed the step");
+    world.cache.check();
+    world.coverage.add("commits that failed");
+    step.commit(ids);
+  }
+  world.coverage.add("commits");
 }
 function cancel(world: World, open: OpenStep): void {
   open.step.cancel();
@@ -116,14 +128,16 @@ export function fork(world: World, m: Member, { ids }: Command): void {
   for (const sequence of m.sequence.fork(1 + (ids.length % 2))) world.add(sequence, m);
   world.coverage.add("forks");
 }
-/** Cuts off some tokens, or all; where a window has gone on it says so. */
+/** Cuts off some tokens, or all; where a window has gone on, or pages are encoded, it says so. */
 export function truncate(world: World, m: Member, { who, ids }: Command): void {
   const length = who === 0 ? 0 : Math.max(0, m.ids.length - ids.length);
   try {
     m.sequence.truncate(length);
   } catch (error) {
-    if (length >= m.peak - world.cache.layout.draftMargin || !(error instanceof StateError)) throw error;
-    world.coverage.add("refusals to go back behind a window");
+    const { groups, draftMargin } = world.cache.layout;
+    const isFound = length < m.matched && groups.some(({ dtype }) => dtype === "int4");
+    if ((length >= m.peak - draftMargin && !isFound) || !(error instanceof StateError)) throw error;
+    world.coverage.add("refusals to go back");
     return;
   }
   if (length < m.ids.length) world.coverage.add("truncations");
@@ -136,7 +150,7 @@ export function release(world: World, m: Member): void {
 }
 export function fence(world: World, m: Member, { fault }: Command): void {
   const until = fault < NO_FAULT ? world.clock + fault : Infinity;
-  const pages = world.cache.layout.groups.map((_, g) => m.sequence.pagesOf(g));
+  const pages = world.cache.layout.groups.map((_, g) => world.namesOf(m.sequence, g));
   const fence = world.cache.fence([m.step?.step ?? m.sequence], { done: () => world.clock >= until });
   world.fences.push({ fence, until, pages, values: chain(m.seed, m.ids) });
 }

@@ -93,7 +93,7 @@ export async function save(world: World, m: Member, { fault }: Command): Promise
     return must(error instanceof PageFileError, `saved where there is no folder: ${error}`);
   }
   await world.cache.save(m.sequence, world.file("saved"));
-  world.saved = { owner: m.owner, seed: m.seed, ids: [...m.ids], peak: m.peak };
+  world.saved = { owner: m.owner, seed: m.seed, ids: [...m.ids], peak: m.peak, matched: m.matched };
   world.coverage.add("saves");
 }
 export async function load(world: World): Promise<void> {

@@ -15,12 +15,14 @@ import {
   type Step,
   type Tier,
 } from "../../src/index.ts";
+import { cacheState } from "../../src/cache.ts";
+import { nameOf } from "../../src/residual.ts";
 import { type Faults, faultyCalls } from "../file-faults.ts";
 import { type Faulty, faulty, layoutOf, poisonedGroups } from "../fixtures.ts";
 import { type Coverage, must } from "./checks.ts";
 import { NO_FAULT, OWNERS, QUOTAS, SETUPS } from "./commands.ts";
 import { Published } from "./published.ts";
-import { chain, ExpectedRows, isSame, planesOf, type Planes, rowAt } from "./rows.ts";
+import { chain, ExpectedRows, isSame, planesOf, type Planes, type Row, rowAt } from "./rows.ts";
 
 /** A sequence beside its model. */
 export interface Member {
@@ -31,6 +33,8 @@ export interface Member {
   ids: number[];
   /** The longest it has been: windows have moved that far. */
   peak: number;
+  /** Tokens that a match brought, of which int4 groups give back whole pages only. */
+  readonly matched: number;
   away: Tier | undefined;
   step: OpenStep | undefined;
 }
@@ -43,11 +47,11 @@ export interface OpenFence {
   /** Until when it stands by itself. */
   readonly until: number;
   /** What it covers: pages by group and place, and the values of the tokens on them. */
-  readonly pages: readonly Int32Array[];
+  readonly pages: readonly Int32Array[]; // by the names that tables had for them
   readonly values: readonly number[];
 }
 /** A sequence, or the index, in a file. */
-export type Saved = Pick<Member, "owner" | "seed" | "ids" | "peak">;
+export type Saved = Pick<Member, "owner" | "seed" | "ids" | "peak" | "matched">;
 
 const NO_PREFIXES: PrefixStats = {
   blocks: 0,
@@ -165,7 +169,7 @@ export class World implements AsyncDisposable {
   }
   #rowsOf({ sequence, seed, ids }: Member, layer: number, planes: Planes, pages: Int32Array): void {
     const group = layoutOf(this.cache, layer);
-    const own = sequence.pagesOf(this.cache.layout.groups.indexOf(group));
+    const own = this.namesOf(sequence, this.cache.layout.groups.indexOf(group));
     must(pages.join() === own.join(), "a table lists other pages");
     this.sameRows(layer, planes, pages, chain(seed, ids));
     const first = ids.length - group.window + 1;
@@ -178,14 +182,28 @@ export class World implements AsyncDisposable {
   /** Rows of these values are on these pages of a layer, where the pages are not null. */
   sameRows(layer: number, planes: Planes, pages: ArrayLike<number>, values: readonly number[]): void {
     const group = layoutOf(this.cache, layer);
-    values.forEach((value, p) => {
+    values.forEach((_, p) => {
       const page = pages[Math.floor(p / group.pageSize)]!;
       if (page === 0) return this.coverage.add("positions behind a window");
       const there = rowAt(planes, group, page, p % group.pageSize);
-      const row = this.#expected.row(value, layer);
+      const row = this.#expectedRow(layer, page, values, p);
       if (isSame(there, row)) return;
       must(false, `layer ${layer}, position ${p}: [${there.join(" | ")}] is not [${row.join(" | ")}]`);
     });
+  }
+  #expectedRow(layer: number, page: number, values: readonly number[], p: number): Row {
+    const { dtype, pageSize } = layoutOf(this.cache, layer);
+    const { storage } = cacheState(this.cache).groups.find((g) => g.layout.layers.includes(layer))!;
+    if (dtype !== "int4" || page >= storage.pages) return this.#expected.row(values[p]!, layer);
+    this.coverage.add("rows of encoded pages");
+    const first = p - (p % pageSize);
+    must(first + pageSize <= values.length, `page ${page} was encoded before it was full`);
+    return this.#expected.encoded(values.slice(first, first + pageSize), layer)[p % pageSize]!;
+  }
+  /** The pages of a sequence by the names that tables have for them. */
+  namesOf(sequence: Sequence, g: number): Int32Array {
+    const group = cacheState(this.cache).groups[g]!;
+    return sequence.pagesOf(g).map((page) => nameOf(group, page));
   }
   /** Adds what the cache says of itself since the last time. */
   #count(): void {

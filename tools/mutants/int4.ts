@@ -172,4 +172,12 @@ export const int4Mutants: readonly Mutant[] = [
     becomes: "return sum + (pages + 1) * bytesPerPage(g) + 0 * residualPages * bytesPerResidualPage(g);",
     tests: ["int4"],
   },
+  {
+    bug: "a copy of a tail evicts a prefix before its residual rows are there",
+    origin: "likely",
+    file: `${src}/step-pages.ts`,
+    text: "return cache.groups[one.group]!.residuals !== undefined || pool.content(page) === 0;",
+    becomes: "return pool.content(page) === 0;",
+    tests: ["int4-moves"],
+  },
 ];

@@ -47,8 +47,8 @@ export const sequenceMutants: readonly Mutant[] = [
     bug: "a copied tail gets one row too few",
     origin: "likely",
     file: `${src}/step-pages.ts`,
-    text: "const rows = one.sequence.length % group.layout.pageSize;",
-    becomes: "const rows = (one.sequence.length % group.layout.pageSize) - 1;",
+    text: "const rows = sequence.length % books.layout.pageSize;",
+    becomes: "const rows = (sequence.length % books.layout.pageSize) - 1;",
     tests: ["fork"],
   },
   {

@@ -156,25 +156,26 @@ export function takePages(cache: CacheState, { fresh, replaced }: StepPages): vo
  * a copy's rows go to the residual page that it was given.
  */
 function copyTails(cache: CacheState, replaced: readonly Replaced[]): void {
-  const placeOf = ({ group, sequence, at }: Replaced): [GroupState, number] => [
-    cache.groups[group]!,
+  const placeOf = ({ group, sequence, at }: Replaced): [BlockPool, number] => [
+    cache.groups[group]!.pool,
     sequence.lists[group]!.ids[at]!,
   ];
   const isFree = (one: Replaced): boolean => {
-    const [{ pool, residuals }, page] = placeOf(one);
-    return residuals !== undefined || pool.content(page) === 0;
+    const [pool, page] = placeOf(one);
+    return cache.groups[one.group]!.residuals !== undefined || pool.content(page) === 0;
   };
-  const copy = (one: Replaced): void => {
-    const [group, page] = placeOf(one);
-    const rows = one.sequence.length % group.layout.pageSize;
-    group.storage.copyRows(nameOf(group, one.page), nameOf(group, page), rows);
+  const copy = ({ group, sequence, at, page }: Replaced): void => {
+    const books = cache.groups[group]!;
+    const fresh = sequence.lists[group]!.ids[at]!;
+    const rows = sequence.length % books.layout.pageSize;
+    books.storage.copyRows(nameOf(books, page), nameOf(books, fresh), rows);
   };
   const { free = [], cached = [] } = Object.groupBy(replaced, (one) => (isFree(one) ? "free" : "cached"));
   for (const one of free) copy(one);
   const taken: [BlockPool, number][] = [];
   try {
     for (const one of cached) {
-      const [{ pool }, page] = placeOf(one);
+      const [pool, page] = placeOf(one);
       pool.claim(page);
       taken.push([pool, page]);
       copy(one);

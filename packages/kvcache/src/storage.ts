@@ -115,10 +115,10 @@ export class PageStorage {
    * encoded page has none of. A copy. Throws DeviceError where the host cannot read the memory.
    */
   readPage(page: number, rows: number = this.layout.pageSize): Uint8Array<ArrayBuffer> {
-    return this.#join(this.#parts(page), this.bytesOf(page), rows);
+    return this.#join(page, this.#parts(page), rows);
   }
-  #join(parts: readonly Uint8Array[], size: number, rows: number): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(size);
+  #join(page: number, parts: readonly Uint8Array[], rows: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(this.bytesOf(page));
     let at = 0;
     for (const part of parts) {
       bytes.set(part, at);
@@ -139,8 +139,8 @@ export class PageStorage {
     try {
       const arrays = await Promise.all(parts.map((part) => part.read()));
       return this.#join(
+        page,
         arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)),
-        this.bytesOf(page),
         rows,
       );
     } finally {
@@ -172,37 +172,34 @@ export class PageStorage {
       at += own.length;
     }
   }
-  #requirePage(page: number): void {
-    const count = this.pages + this.residualPages;
-    if (Number.isInteger(page) && page >= 0 && page < count) return;
-    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${count - 1}`, {
+  /** The first page of this one's kind, residual or not, and how many there are. Throws ArgumentError. */
+  #kindOf(page: number): readonly [first: number, count: number] {
+    const { pages, residualPages } = this;
+    if (Number.isInteger(page) && page >= 0 && page < pages + residualPages)
+      return page < pages ? [0, pages] : [pages, residualPages];
+    throw new ArgumentError(`[kvcache] there is no page ${page}; pages are 0..${pages + residualPages - 1}`, {
       page,
-      pages: count,
+      pages: pages + residualPages,
     });
-  }
-  /** Which of the pages of its kind this one is, and how many of them there are. */
-  #placeOf(page: number): [at: number, count: number] {
-    return page < this.pages ? [page, this.pages] : [page - this.pages, this.residualPages];
   }
   /** Tensors over a page's memory, one for each tensor that has a part of it; the caller disposes them. */
   #flats(page: number): Tensor[] {
-    this.#requirePage(page);
-    const [at, count] = this.#placeOf(page);
-    return this.#held(page).map((held) => held.flat((held.size / count) * at, held.size / count));
+    const [first, count] = this.#kindOf(page);
+    return this.#held(page).map((held) => held.flat((held.size / count) * (page - first), held.size / count));
   }
   /** A page's memory, one part for each tensor that has one. */
   #parts(page: number): Uint8Array[] {
-    this.#requirePage(page);
-    const [at, count] = this.#placeOf(page);
+    const [first, count] = this.#kindOf(page);
     return this.#held(page).map(({ tensor, byteLength }) => {
       const bytes = byteLength / count;
-      const part = tensor.storage.hostPart(at * bytes, bytes);
+      const at = (page - first) * bytes;
+      const part = tensor.storage.hostPart(at, bytes);
       if (part === undefined) {
         throw new DeviceError(
           `[kvcache] the pages of engine "${tensor.engine.name}" are not in host memory; fetch them`,
         );
       }
-      return new Uint8Array(part.buffer, at * bytes - part.start, bytes);
+      return new Uint8Array(part.buffer, at - part.start, bytes);
     });
   }
   [Symbol.dispose](): void {

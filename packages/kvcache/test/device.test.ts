@@ -13,6 +13,7 @@ import {
   type Sequence,
   type Tier,
 } from "../src/index.ts";
+import { nameOf } from "../src/residual.ts";
 import { temporaryFolder } from "./file-faults.ts";
 import { append, booksOf, floats, idsFrom, writeLayer } from "./fixtures.ts";
 
@@ -29,11 +30,13 @@ const KINDS: Readonly<Record<string, Partial<KvCacheOptions>>> = {
   float32: {},
   "bfloat16, token-major": { dtype: "bfloat16", layout: "token-major" },
   "values in keys": { valuesInKeys: true },
+  int4: { dtype: "int4" },
 };
 /** The bytes of every page that a sequence lists, rows without a token as zeros. */
 async function bytesOf(cache: KvCache, sequence: Sequence): Promise<number[][]> {
-  const { storage, layout } = booksOf(cache).groups[0]!;
-  const pages = [...sequence.pagesOf(0)];
+  const group = booksOf(cache).groups[0]!;
+  const { storage, layout } = group;
+  const pages = [...sequence.pagesOf(0)].map((page) => nameOf(group, page));
   return Promise.all(
     pages.map(async (page, i) => [
       ...(await storage.fetchPage(page, Math.min(layout.pageSize, sequence.length - i * layout.pageSize))),
@@ -68,14 +71,19 @@ describe.skipIf(!floorReason.startsWith("native"))("a cache on a device", () => 
       expect(seen[0]!.flat(2).some((byte) => byte !== 0)).toBe(true);
     },
   );
-  for (const kind of ["host", "folder"] as const)
-    test(`swaps sequences out and in (${kind})`, async () => {
+  for (const [kind, format] of [
+    ["host", "float32"],
+    ["folder", "float32"],
+    ["host", "int4"],
+    ["folder", "int4"],
+  ] as const)
+    test(`swaps sequences out and in (${kind}, ${format})`, async () => {
       using folder = temporaryFolder();
       const tier: Tier =
         kind === "host"
           ? new HostTier({ maxBytes: 2 ** 20 })
           : await FolderTier.open(join(folder.path, "t"), { maxBytes: 2 ** 20 });
-      using cache = new KvCache({ ...OPTIONS, engine: DEVICE });
+      using cache = new KvCache({ ...OPTIONS, ...KINDS[format], engine: DEVICE });
       const sequence = cache.open();
       append(cache, [[sequence, idsFrom(3, 10)]]);
       const before = await bytesOf(cache, sequence);
@@ -115,12 +123,12 @@ describe.skipIf(!floorReason.startsWith("native"))("a cache on a device", () => 
     expect(sequences[1]!.swapped).toBe(false);
     cache.check();
   });
-  test("its sequences and prefixes go to files that a cache on the host reads, and the other way", async () => {
+  const fileTest =
+    "its sequences and prefixes go to files that a cache on the host reads, and the other way: %s";
+  test.each(["float32", "int4"])(fileTest, async (format) => {
     using folder = temporaryFolder();
-    for (const [from, to] of [onBoth({ prefixes: {} }), onBoth({ prefixes: {} }).reverse()] as [
-      KvCache,
-      KvCache,
-    ][]) {
+    const options = { prefixes: {}, ...KINDS[format] };
+    for (const [from, to] of [onBoth(options), onBoth(options).reverse()] as [KvCache, KvCache][]) {
       const sequence = from.open();
       append(from, [[sequence, idsFrom(5, 11)]]);
       await from.save(sequence, join(folder.path, "s"));

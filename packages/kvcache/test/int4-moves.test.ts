@@ -30,7 +30,7 @@ import { openPageFile } from "../src/page-file.ts";
 import { stateOf } from "../src/sequence.ts";
 import { expectedPages } from "../src/snapshot.ts";
 import { engines } from "./engines.ts";
-import { floats, idsFrom, usage } from "./fixtures.ts";
+import { faulty, floats, idsFrom, usage } from "./fixtures.ts";
 import {
   appendTokens,
   D,
@@ -199,6 +199,35 @@ describe.each(engines)("int4 pages on %s", (engine) => {
       longer.truncate(4);
       cache.check();
     }
+  });
+  test("an engine that fails to copy a tail evicts nothing, also where no page is free", () => {
+    const { engine: weak, arm } = faulty(engine);
+    using cache = int4Cache({ engine: weak, prefixes: true, maxPages: 5 });
+    const first = cache.open();
+    appendTokens(cache, [[first, idsFrom(0, 12)]]);
+    first.release();
+    using sequence = cache.open();
+    appendTokens(cache, [[sequence, idsFrom(50, 6)]]);
+    using fork = sequence.fork()[0]!;
+    const seen = (): unknown => [cache.prefixes(), usage(cache), fork.pages];
+    const before = seen();
+    let failures = 0;
+    for (let n = 1; ; n++) {
+      arm(n);
+      try {
+        cache.reserve([{ sequence: fork, tokens: 1 }]).cancel();
+      } catch {
+        failures++;
+      }
+      arm(Infinity);
+      cache.check();
+      if (failures < n) break;
+      expect(seen()).toEqual(before);
+      expectAll(cache, fork, idsFrom(50, 6), 4);
+    }
+    expect(failures).toBeGreaterThanOrEqual(2 * 2); // keys and values of two layers
+    expect(cache.prefixes().length).toBe(3); // the page was taken for the step that was cancelled
+    expectAll(cache, sequence, idsFrom(50, 6), 4);
   });
   test("a block that has lost pages behind a window gets those of the next sequence, once they are encoded", () => {
     const rows = { numKvHeads: 1, headDim: 2, dtype: "int4", pageSize: 4 } as const;

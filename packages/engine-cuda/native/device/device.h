@@ -1,0 +1,25 @@
+// What kernels call: a thin layer over PTX under nvcc (cuda.h), an emulation of the same names under g++ (../emulation/device.h).
+// Blocks have one axis of threads. "Collective" functions are called by every thread of the warp (of the block), together.
+//
+//   int thread_x(), block_threads(), lane(), warp();  int block_x(), block_y(), block_z(), grid_x(), grid_y(), grid_z();
+//   void sync_block(), sync_warp();                       collective
+//   T shuffle_xor(T, int), T shuffle(T, int lane);        collective; float, double, int32_t, uint32_t
+//   uint32_t ballot(bool);                                collective
+//   Shared<T> shared<T>(uint32_t byte, int count);        a part of dynamic shared memory: [i], address(i); bounds-checked by the emulation
+//   uint32_t shared_start();                              its first byte, as an address for the functions below; 1024-byte aligned
+//   void copy_async_16(uint32_t to, const void* from, bool valid);   16 bytes, zeros where !valid, which arrive at the wait
+//   void copy_async_commit(); void copy_async_wait<N>();  until at most N groups of this thread are under way
+//   void load_matrix_x4(uint32_t (&r)[4], uint32_t row), load_matrix_x4_transposed(...);   ldmatrix; collective
+//   void mma_16x8x16<T>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);  T = f16, bf16; collective
+//   float exp2_approx(float), log2_approx(float), reciprocal_approx(float);  tanh_approx is not used: its error is 2^-11
+//   uint32_t float_bits(float), float bits_float(uint32_t): the same 32 bits
+//   float to_float(f16 | bf16 | float), T from_float<T>(float): round to nearest even, infinities and NaN kept
+//   uint32_t pack2<T>(float low, float high); float2_ unpack2<T>(uint32_t)
+//   uint32_t load_u32(const void*), Vec16 load_16(const void*), void store_16(void*, Vec16): aligned vectors of 16 bytes
+//   void atomic_add(float* | double*, value); uint32_t atomic_fetch_add(uint32_t*, uint32_t); void memory_fence();
+#pragma once
+#ifdef __CUDACC__
+#include "cuda.h"
+#else
+#include "../emulation/device.h"
+#endif

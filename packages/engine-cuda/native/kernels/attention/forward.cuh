@@ -1,0 +1,340 @@
+// Attention forward on mma.sync (FlashAttention-2: Dao 2023, arXiv:2307.08691): a block has kRows query rows of one key head, walks over
+// the keys that any of them sees in tiles of kKeys, and keeps running maxima and sums of its rows. Rows of the G heads that share keys
+// lie side by side (problem.cuh). While scores are computed the values arrive, while weights are the next keys.
+//
+// A masked key is selected away; where rows of a tile see different keys, so is the value of a hidden key that is not finite: its row
+// is cleared for the product and added by hand to the rows that see it.
+#pragma once
+#include "fragments.cuh"
+#include "problem.cuh"
+
+namespace heed {
+
+// kRich: softcap, ALiBi, masks and dropout are looked at, score by score.
+template <class T, int kD, int kDv, int kRows, int kKeys, int kWarps, bool kRich>
+struct Forward {
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kTall = kRows / (16 * kWarps);  // fragments of 16 rows to a warp
+  static constexpr int kScores = kKeys / 8;            // fragments of 8 keys
+  static constexpr int kWide = kDv / 8;                // fragments of 8 values
+  static_assert(kKeys <= kThreads && kKeys <= 128, "a thread looks at a key; four words mark them");
+
+  static constexpr int kQBytes = kRows * Tile<kD>::kPitch, kKBytes = kKeys * Tile<kD>::kPitch, kVBytes = kKeys * Tile<kDv>::kPitch;
+  static constexpr int kShared = kQBytes + kKBytes + kVBytes;
+
+  const heed_cuda_attention& args;
+  const heed_scores& rules;
+  const Sequence& s;
+  const int first_row, d, dv, dv_start;  // dv: values of this block, from dv_start on
+  Tile<kD> q_tile, k_tile;
+  Tile<kDv> v_tile;
+  float scores[kTall][kScores][4], acc[kTall][kWide][4];
+  uint32_t weights[kTall][kKeys / 16][4];  // operands [16, 16] of the second product
+  float top[kTall][2], sum[kTall][2];  // the largest score in units of ln 2, and the sum of the weights of this lane's columns
+
+  DEVICE Forward(const heed_cuda_attention& args, const Sequence& s, int first_row, int d, int dv, int dv_start)
+      : args(args), rules(args.scores), s(s), first_row(first_row), d(d), dv(dv), dv_start(dv_start) {
+    q_tile.start = shared_start();
+    k_tile.start = q_tile.start + kQBytes;
+    v_tile.start = k_tile.start + kKBytes;
+  }
+  DEVICE int rows() const { return s.rows(); }
+  DEVICE int row_of(int tall, int half) const { return first_row + (warp() * kTall + tall) * 16 + half * 8 + lane() / 4; }
+
+  // The padding of the queries' first row, 16 bytes, has a bit for each key of the tile with a value that is not finite.
+  DEVICE Shared<uint32_t> marks() const { return shared<uint32_t>(2 * kD, 4); }
+
+  DEVICE void load_queries() const {
+    ROLLED for (int i = thread_x(); i < kRows * Tile<kD>::kChunks; i += kThreads) {
+      const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks, at = first_row + row;
+      const bool valid = at < rows() && chunk * 8 < d;
+      copy_async_16(q_tile.at(row, chunk), valid ? row_at(args, args.q, s, at) + chunk * 16 : args.q.data, valid);
+    }
+  }
+  DEVICE void load_keys(int first, Range keys) const {
+    ROLLED for (int i = thread_x(); i < kKeys * Tile<kD>::kChunks; i += kThreads) {
+      const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks, j = first + row;
+      const bool valid = j >= keys.begin && j < keys.end && chunk * 8 < d;
+      copy_async_16(k_tile.at(row, chunk), valid ? key_at(s, j) + chunk * 16 : s.k, valid);
+    }
+  }
+  DEVICE void load_values(int first, Range keys) const {
+    ROLLED for (int i = thread_x(); i < kKeys * Tile<kDv>::kChunks; i += kThreads) {
+      const int row = i / Tile<kDv>::kChunks, chunk = i % Tile<kDv>::kChunks, j = first + row;
+      const bool valid = j >= keys.begin && j < keys.end && chunk * 8 < dv;
+      copy_async_16(v_tile.at(row, chunk), valid ? value_at(s, j) + dv_start * 2 + chunk * 16 : s.v, valid);
+    }
+  }
+
+  DEVICE void start_rows() {
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        top[t][u] = -INFINITY;
+        sum[t][u] = 0;
+      }
+      UNROLL for (int n = 0; n < kWide; n++) UNROLL for (int e = 0; e < 4; e++) acc[t][n][e] = 0;
+    }
+  }
+  // By a row of this lane. Computed where it is needed: registers are short.
+  DEVICE Range seen_by(int t, int u) const {
+    const int row = row_of(t, u);
+    return row < rows() ? visible_keys(rules, s, row / s.group) : Range{0, 0};
+  }
+  DEVICE void multiply_keys() {
+    UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 0; e < 4; e++) scores[t][n][e] = 0;
+    UNROLL for (int k = 0; k < kD / 16; k++) {
+      uint32_t a[kTall][4];
+      UNROLL for (int t = 0; t < kTall; t++) load_a(a[t], q_tile, (warp() * kTall + t) * 16, k);
+      UNROLL for (int n = 0; n < kScores / 2; n++) {
+        uint32_t b[4];
+        load_b_rows(b, k_tile, n * 16, k);
+        UNROLL for (int t = 0; t < kTall; t++) {
+          mma_16x8x16<T>(scores[t][2 * n], a[t], b[0], b[1]);
+          mma_16x8x16<T>(scores[t][2 * n + 1], a[t], b[2], b[3]);
+        }
+      }
+    }
+  }
+  // Scores in units of ln 2, hidden ones -infinity.
+  DEVICE void finish_scores(int first, bool all_seen) {
+    const float scale = static_cast<float>(rules.scale);
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        if constexpr (kRich) {
+          enrich(t, u, first, scale);
+        } else {
+          UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= scale * kLog2E;
+        }
+        if (all_seen) continue;
+        const Range seen = seen_by(t, u);
+        UNROLL for (int n = 0; n < kScores; n++) {
+          UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) {
+            const int key = first + n * 8 + lane() % 4 * 2 + e % 2;
+            scores[t][n][e] = key >= seen.begin && key < seen.end ? scores[t][n][e] : -INFINITY;
+          }
+        }
+      }
+    }
+  }
+  // Softcap, ALiBi and mask of one row, rule by rule.
+  DEVICE void enrich(int t, int u, int first, float scale) {
+    const int row = row_of(t, u), token = row / s.group, head = s.first_head + row % s.group, column = lane() % 4 * 2;
+    const float cap = static_cast<float>(rules.softcap);
+    UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= scale;
+    if (cap > 0) {
+      UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] = cap * tanhf(scores[t][n][e] / cap);
+    }
+    if (rules.alibi_slopes.data && row < rows()) {
+      const float slope = static_cast<const float*>(rules.alibi_slopes.data)[head * rules.alibi_slopes.strides[0]];
+      const float ahead = static_cast<float>(s.offset + token - first - column);  // of the lane's first key
+      UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++)
+        scores[t][n][e] -= slope * fabsf(ahead - static_cast<float>(n * 8 + e % 2));
+    }
+    if (rules.mask.data && row < rows()) {
+      const int64_t start = mask_start(rules.mask, s.batch, head, token), step = rules.mask.strides[3];
+      UNROLL for (int n = 0; n < kScores; n++) {
+        UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) {
+          const int key = first + n * 8 + column + e % 2;
+          const float bias = key < s.length ? mask_bias(rules.mask, start + key * step) : -INFINITY;
+          scores[t][n][e] = bias == -INFINITY ? bias : scores[t][n][e] + bias;
+        }
+      }
+    }
+    UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= kLog2E;
+  }
+  // Scores become weights exp2(score - top); what was summed before is scaled to the new top.
+  DEVICE void weigh() {
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        float high = top[t][u];  // fmaxf drops a NaN: it comes back with its own weight
+        UNROLL for (int n = 0; n < kScores; n++) high = fmaxf(high, fmaxf(scores[t][n][2 * u], scores[t][n][2 * u + 1]));
+        high = row_max(high);
+        const float base = high == -INFINITY ? 0.0f : high;
+        const float shrink = exp2_approx(top[t][u] - base);
+        top[t][u] = high;
+        float part = 0;
+        UNROLL for (int n = 0; n < kScores; n++) {
+          UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) {
+            scores[t][n][e] = exp2_approx(scores[t][n][e] - base);
+            part += scores[t][n][e];
+          }
+        }
+        sum[t][u] = sum[t][u] * shrink + part;
+        UNROLL for (int n = 0; n < kWide; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) acc[t][n][e] *= shrink;
+      }
+    }
+  }
+  // After the sums, which are those without dropout. A lane's two neighbouring keys are drawn together.
+  DEVICE void drop(int first) {
+    const float kept = static_cast<float>(rules.dropout_factor);
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        const int row = row_of(t, u), token = row / s.group, head = s.first_head + row % s.group;
+        UNROLL for (int n = 0; n < kScores; n++) {
+          const int key = first + n * 8 + lane() % 4 * 2;
+          const DropoutWords words = dropout_words(rules.dropout_seed, key / 4, token, head, s.batch);
+          float &a = scores[t][n][2 * u], &b = scores[t][n][2 * u + 1];
+          a = (key % 4 ? words.at[2] : words.at[0]) < rules.dropout_threshold ? 0.0f : a * kept;
+          b = (key % 4 ? words.at[3] : words.at[1]) < rules.dropout_threshold ? 0.0f : b * kept;
+        }
+      }
+    }
+  }
+  DEVICE void pack_weights() {
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int k = 0; k < kKeys / 16; k++) {
+        UNROLL for (int w = 0; w < 4; w++) {
+          const float* pair = scores[t][2 * k + w / 2] + w % 2 * 2;
+          weights[t][k][w] = pack2<T>(pair[0], pair[1]);
+        }
+      }
+    }
+  }
+  DEVICE void multiply_values() {
+    UNROLL for (int k = 0; k < kKeys / 16; k++) {
+      UNROLL for (int n = 0; n < kDv / 16; n++) {
+        uint32_t b[4];
+        load_b_columns(b, v_tile, k * 16, n);
+        UNROLL for (int t = 0; t < kTall; t++) {
+          mma_16x8x16<T>(acc[t][2 * n], weights[t][k], b[0], b[1]);
+          mma_16x8x16<T>(acc[t][2 * n + 1], weights[t][k], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Marks the keys of the tile whose values are not all finite and clears them; whether there are any. For tiles in which rows see
+  // different keys: a weight of 0 times such a value would be NaN.
+  DEVICE bool clear_odd_values() const {
+    bool odd = false;
+    if (thread_x() < kKeys) {
+      const int row = kQBytes + kKBytes + thread_x() * Tile<kDv>::kPitch;
+      for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) {
+        const Shared<uint32_t> words = shared<uint32_t>(row + chunk * 16, 4);
+        UNROLL for (int w = 0; w < 4; w++) {
+          const Pair x = unpack2<T>(words[w]);
+          odd = odd || !(fabsf(x.low) < INFINITY && fabsf(x.high) < INFINITY);
+        }
+      }
+      if (odd) {
+        for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) {
+          const Shared<uint32_t> words = shared<uint32_t>(row + chunk * 16, 4);
+          UNROLL for (int w = 0; w < 4; w++) words[w] = 0;
+        }
+      }
+    }
+    const uint32_t bits = ballot(odd);
+    if (lane() == 0 && warp() * 32 < kKeys) marks()[warp()] = bits;
+    sync_block();
+    bool any = false;
+    UNROLL for (int w = 0; w < (kKeys + 31) / 32; w++) any = any || marks()[w] != 0;
+    return any;
+  }
+  // The values that were cleared, from memory, for the rows that see them and have not dropped them.
+  DEVICE void add_odd_values(int first) {
+    ROLLED for (int j = 0; j < kKeys; j++) {
+      if (!(marks()[j / 32] >> j % 32 & 1)) continue;
+      const int key = first + j;
+      const T* value = reinterpret_cast<const T*>(value_at(s, key)) + dv_start;
+      UNROLL for (int t = 0; t < kTall; t++) {
+        UNROLL for (int u = 0; u < 2; u++) {
+          const Pair mine = weights_of(t, u, j & ~1);
+          const float weight = shuffle(j % 2 ? mine.high : mine.low, (lane() & ~3) | j % 8 / 2);
+          const Range seen = seen_by(t, u);
+          if (key >= seen.begin && key < seen.end && (!kRich || takes(row_of(t, u), key))) add_value(t, u, weight, value);
+        }
+      }
+    }
+  }
+  // This lane's weights in columns j and j + 1, or two beside them; j is even. Ors words instead of branching, which would make the
+  // compiler index the weights, and so keep them in memory.
+  DEVICE Pair weights_of(int t, int u, int j) const {
+    uint32_t word = 0;
+    UNROLL for (int n = 0; n < kScores; n++) word |= weights[t][n / 2][n % 2 * 2 + u] & (n == j / 8 ? ~0u : 0u);
+    return unpack2<T>(word);
+  }
+  // Whether the mask shows a key of the row's range and dropout keeps it.
+  DEVICE bool takes(int row, int key) const {
+    const int token = row / s.group, head = s.first_head + row % s.group;
+    if (rules.mask.data && mask_bias(rules.mask, mask_start(rules.mask, s.batch, head, token) + key * rules.mask.strides[3]) == -INFINITY) return false;
+    return rules.dropout_factor == 0 || dropout_word(rules.dropout_seed, key, token, head, s.batch) >= rules.dropout_threshold;
+  }
+  DEVICE void add_value(int t, int u, float weight, const T* value) {
+    UNROLL for (int n = 0; n < kWide; n++) {
+      UNROLL for (int e = 0; e < 2; e++) {
+        const int at = n * 8 + lane() % 4 * 2 + e;
+        if (at < dv) acc[t][n][2 * u + e] += weight * to_float(value[at]);
+      }
+    }
+  }
+
+  DEVICE void store(int t, int u) {
+    const int row = row_of(t, u);
+    float total = row_sum(sum[t][u]), shrink = 1;
+    if (rules.sinks.data) {
+      const float* sinks = static_cast<const float*>(rules.sinks.data);
+      const float sink = (row < rows() ? sinks[(s.first_head + row % s.group) * rules.sinks.strides[0]] : 0) * kLog2E;
+      const float high = fmaxf(top[t][u], sink), base = high == -INFINITY ? 0.0f : high;
+      shrink = exp2_approx(top[t][u] - base);
+      total = total * shrink + exp2_approx(sink - base);
+      top[t][u] = high;
+    }
+    if (row >= rows()) return;
+    const float inverse = total == 0 ? 0.0f : shrink / total;
+    unsigned char* to = row_at(args, args.out, s, row);
+    UNROLL for (int n = 0; n < kWide; n++) {
+      const int at = n * 8 + lane() % 4 * 2;
+      if (at >= dv) continue;
+      *reinterpret_cast<uint32_t*>(to + (dv_start + at) * 2) = pack2<T>(acc[t][n][2 * u] * inverse, acc[t][n][2 * u + 1] * inverse);
+    }
+    if (args.lse.data && lane() % 4 == 0 && dv_start == 0)
+      *lse_at<float>(args, s, row) = total == 0 ? -INFINITY : top[t][u] * kLn2 + logf(total);
+  }
+
+  DEVICE void run() {
+    const int last_row = first_row + kRows < rows() ? first_row + kRows - 1 : rows() - 1;
+    const Range head_sees = visible_keys(rules, s, first_row / s.group), tail_sees = visible_keys(rules, s, last_row / s.group);
+    const Range keys = {head_sees.begin, tail_sees.end};
+    start_rows();
+    int first = keys.begin / kKeys * kKeys;
+    load_queries();
+    if (first < keys.end) load_keys(first, keys);
+    copy_async_commit();
+    for (; first < keys.end; first += kKeys) {
+      copy_async_wait<0>();
+      sync_block();  // the keys are there, and nobody reads the values before them any more
+      load_values(first, keys);
+      copy_async_commit();
+      multiply_keys();
+      const bool all_seen = first >= tail_sees.begin && first + kKeys <= head_sees.end;
+      finish_scores(first, all_seen);
+      copy_async_wait<0>();
+      sync_block();  // the values are there, and nobody reads the keys any more
+      if (first + kKeys < keys.end) load_keys(first + kKeys, keys);
+      copy_async_commit();
+      weigh();
+      if constexpr (kRich)
+        if (rules.dropout_factor != 0) drop(first);
+      pack_weights();
+      const bool alike = all_seen && !(kRich && (rules.mask.data || rules.dropout_factor != 0));
+      const bool odd = alike ? false : clear_odd_values();
+      multiply_values();
+      if (odd) add_odd_values(first);
+    }
+    copy_async_wait<0>();
+    UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int u = 0; u < 2; u++) store(t, u);
+  }
+};
+
+// Grid: tiles of rows, key heads, slices of kDv values.
+template <class T, int kD, int kDv, int kRows, int kKeys, int kWarps, bool kRich>
+DEVICE void attention_forward(const heed_cuda_attention& args) {
+  const Work work = find_work(args, block_x(), kRows);
+  if (work.sequence < 0) return;
+  const Sequence s = sequence_of(args, work.sequence, block_y());
+  const int axis = args.indices.data ? 2 : 3, dv_start = block_z() * kDv;
+  const int d = static_cast<int>(args.q.shape[axis]), dv = static_cast<int>(args.out.shape[axis]) - dv_start;
+  Forward<T, kD, kDv, kRows, kKeys, kWarps, kRich>(args, s, work.tile * kRows, d, dv, dv_start).run();
+}
+
+}  // namespace heed

@@ -27,19 +27,26 @@ export class AdamW {
       [...parameters].map(([name, t]) => [name, { weight: t as Tensor<"float32">, m: zero(t), v: zero(t) }]),
     );
   }
-  /** One update with gradients under the parameters' names. Returns the gradient's norm before it was cut. */
-  step(gradients: ReadonlyMap<string, Tensor>, learningRate: number): number {
+  /** One update with gradients under the parameters' names. Nothing is looked at on the host, so that a device need not be waited for. */
+  step(gradients: ReadonlyMap<string, Tensor>, learningRate: number): void {
     const { clip } = this.#options;
     this.#step++;
-    const norm = Math.sqrt(
-      scope(() => [...gradients.values()].reduce((n, g) => n + squares(g as Tensor<"float32">), 0)),
-    );
-    const factor = norm > clip ? clip / norm : 1;
+    using factor = scope(() => {
+      const total = [...gradients.values()]
+        .map((g) => sum(unary("square", g) as Tensor<"float32">))
+        .reduce((a, b) => binary("add", a, b) as Tensor<"float32">);
+      const norm = binary("max", unary("sqrt", total), clip) as Tensor<"float32">;
+      return mul(unary("reciprocal", norm) as Tensor<"float32">, clip); // 1 where the norm is not above it
+    });
     for (const [name, state] of this.#states)
       scope(() => this.#update(state, gradients.get(name) as Tensor<"float32">, factor, learningRate));
-    return norm;
   }
-  #update({ weight, m, v }: State, gradient: Tensor<"float32">, factor: number, learningRate: number): void {
+  #update(
+    { weight, m, v }: State,
+    gradient: Tensor<"float32">,
+    factor: Tensor<"float32">,
+    learningRate: number,
+  ): void {
     const { beta1, beta2, eps, weightDecay } = this.#options;
     const g = mul(gradient, factor);
     binary("mul", m, beta1, m);
@@ -59,7 +66,4 @@ export class AdamW {
       v[Symbol.dispose]();
     }
   }
-}
-function squares(g: Tensor<"float32">): number {
-  return sum(mul(g, g)).data[0]!;
 }

@@ -1,5 +1,6 @@
 // The main job: trains a small decoder on a text, continues a prompt through the paged cache, and leaves pictures and the model.
 import "@heed/engine-cpu";
+import "@heed/engine-cuda";
 import { join } from "node:path";
 import { type Engine, getEngine, HeedError, scope, tensor } from "@heed/tensor";
 import { isBitExact, saveModel } from "./checkpoint.ts";

@@ -21,7 +21,7 @@ const commands: fc.Arbitrary<Command[]> = fc.array(
   { minLength: 1, maxLength: 60, size: "max" },
 );
 const RUNS = 600; // the soak does more
-/** What must have come to pass in that many runs, at least; about a third of what mostly does. */
+/** What must have come to pass in that many runs, at least: about a third of what mostly does, less where that is some dozen times. */
 const LEAST = {
   commits: 900,
   hits: 150,
@@ -44,13 +44,13 @@ const LEAST = {
   "released on their way": 30,
   "damaged entries": 1,
   saves: 24,
-  loads: 5,
-  "damaged files": 6,
+  loads: 1,
+  "damaged files": 1,
   "saves of prefixes": 24,
-  "damaged indexes": 6,
+  "damaged indexes": 2,
   resets: 36,
   "rows of encoded pages": 18_000,
-  "commits that failed": 3,
+  "commits that failed": 1,
 } as const;
 
 test.each(engines)(

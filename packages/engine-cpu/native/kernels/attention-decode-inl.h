@@ -54,8 +54,8 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
   static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
   static constexpr bool kGroups = __is_same(T, float) && __is_same(K, float);
   int64_t padded, D, Dv;  // rows, D and Dv rounded up
-  const char *key_rows[2][kKeyBlock], *values[kKeyBlock], *next_values[kKeyBlock];
-  const char **keys, **next_keys;
+  const char *key_rows[2][kKeyBlock], *value_rows[2][kKeyBlock];
+  const char **keys = key_rows[0], **values = value_rows[0], **next_keys = key_rows[1], **next_values = value_rows[1];
   T* unpacked;                                 // rows of a block of quantised pages whose codes are not K
   LinesAhead ahead;
   T key_scales[kKeyBlock], value_scales[kKeyBlock];  // of the rows, when K is a code
@@ -295,8 +295,6 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
   }
   /// Blocks that are unpacked: keys, and in their place the values.
   void RunUnpacked() {
-    keys = key_rows[0];
-    next_keys = key_rows[1];
     for (int64_t j0 = block.first / kKeyBlock * kKeyBlock; j0 < block.end; j0 += kKeyBlock) {
       Block(j0, j0 + kKeyBlock < block.end);
     }
@@ -309,6 +307,10 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       __builtin_prefetch(next_values[j], 0, 2);
     }
   }
+  void FindNext(int64_t j0) {
+    FindRows(a, s, a.k, a.k_strides, block.head, j0, block.end, next_keys);
+    FindRows(a, s, a.v, a.v_strides, block.head, j0, block.end, next_values);
+  }
   void Run(T* partial) {
     Base::Start(padded, D, partial == nullptr);
     if (Unpacks()) {
@@ -316,22 +318,18 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       return Base::End(partial);
     }
     const int64_t begin = block.first / kKeyBlock * kKeyBlock;
-    keys = key_rows[0];
-    next_keys = key_rows[1];
-    if (block.first < block.end) FindRows(a, s, a.k, a.k_strides, block.head, begin, block.end, next_keys);
+    if (block.first < block.end) FindNext(begin);
     for (int64_t j0 = begin; j0 < block.end; j0 += kKeyBlock) {
-      const char** done = keys;
-      keys = next_keys;
-      next_keys = done;
-      FindRows(a, s, a.v, a.v_strides, block.head, j0, block.end, values);
+      const char **k = keys, **v = values;
+      keys = next_keys, values = next_values;
+      next_keys = k, next_values = v;
       if constexpr (kIsCode<K>) {
         FindScales(a, s, *a.coded_k.scales, block.head, j0, block.end, key_scales);
         FindScales(a, s, *a.coded_v.scales, block.head, j0, block.end, value_scales);
       }
       const bool more = j0 + kKeyBlock < block.end;
       if (more) {
-        FindRows(a, s, a.k, a.k_strides, block.head, j0 + kKeyBlock, block.end, next_keys);
-        FindRows(a, s, a.v, a.v_strides, block.head, j0 + kKeyBlock, block.end, next_values);
+        FindNext(j0 + kKeyBlock);
         TouchNext();
       }
       Block(j0, more);

@@ -105,11 +105,10 @@ HEED_INLINE void FindRows(const Problem<T>& a, const Sequence& s, const char* da
     base += s.batch * strides.batch + j0 * strides.row;
     for (int64_t i = 0; i < n; i++) rows[i] = base + i * strides.row;
   } else {
-    int64_t page = j0 / a.page_size, in_page = j0 - page * a.page_size;
-    for (int64_t i = 0; i < n; page++, in_page = 0) {
-      const char* at = base + s.pages[page * a.page_step] * strides.batch;
-      for (; in_page < a.page_size && i < n; in_page++, i++) rows[i] = at + in_page * strides.row;
-    }
+    ForEachPage(a, s, j0, n, [&](int64_t page, int64_t row, int64_t count, int64_t from) {
+      const char* at = base + page * strides.batch + row * strides.row;
+      for (int64_t i = 0; i < count; i++) rows[from + i] = at + i * strides.row;
+    });
   }
   for (int64_t i = n; i < kKeyBlock; i++) rows[i] = rows[n - 1];
 }

@@ -7,7 +7,7 @@ import { fusedOps } from "./fused/index.ts";
 import { capture } from "./graph.ts";
 import { deviceMemory } from "./memory.ts";
 import type { Build } from "./native.ts";
-import { read, sync } from "./stream.ts";
+import { elapsed, read, sync } from "./stream.ts";
 
 /** The plan that a fused operation takes. */
 type PlanOf<K extends keyof FusedOps> = FusedOps[K] extends FusedOp<infer P> | undefined ? P : never;
@@ -29,6 +29,12 @@ export interface CudaEngine extends Engine {
    * emulated device starts with it on. Throws DeviceError.
    */
   debug(on: boolean): void;
+  /**
+   * Milliseconds that the device takes for what `run` gives to it, by its own clock: earlier work and the host's time do not count, gaps
+   * in which the device waits for the host do. An emulated device's say nothing about a real one's. Rejects with what `run` throws and
+   * with DeviceError.
+   */
+  elapsed(run: () => void): Promise<number>;
   /** Why a fused operation would run composed for this plan, or undefined when there is a kernel for it. */
   why<K extends keyof FusedOps>(op: K, plan: PlanOf<K>): string | undefined;
   /** Waits for the device and frees all its memory, that of tensors included; they cannot be used any more. Calling it again does nothing. */
@@ -63,6 +69,7 @@ export function createCudaEngine(name: string, build: Build, device: number): Cu
       const kernel = fused[op] as FusedOp<typeof plan> | undefined;
       return kernel === undefined ? `engine "${name}" has no kernel for it` : kernel.refusal(plan);
     },
+    elapsed: (run) => elapsed(context, run),
     close: () => context.close(),
     alloc: (bytes) => deviceMemory(context, bytes),
     upload: (values, out) =>

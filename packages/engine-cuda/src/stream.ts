@@ -52,3 +52,19 @@ export async function sync(context: Context): Promise<void> {
     context.freeEvent(event);
   }
 }
+/** Milliseconds that the device takes for what `run` gives to the stream. */
+export async function elapsed(context: Context, run: () => void): Promise<number> {
+  const from = context.mark();
+  try {
+    run();
+    const to = context.mark();
+    try {
+      await settled(() => context.done(to));
+      return context.elapsed(from, to);
+    } finally {
+      context.freeEvent(to);
+    }
+  } finally {
+    context.freeEvent(from);
+  }
+}

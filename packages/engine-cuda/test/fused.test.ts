@@ -10,7 +10,7 @@ import {
   sealPagesSuite,
 } from "@heed/testkit/conformance";
 import "../src/index.ts";
-import { emulatedMissing } from "./support.ts";
+import { emulatedMissing, ENGINE } from "./support.ts";
 
 // Every fused operation on the emulated device, against the oracles: in its composed form from the core kernels, and by its own
 // kernel where there is one. An emulated launch costs some hundred times a native call, so fewer problems are drawn.
@@ -26,5 +26,5 @@ if (emulatedMissing === undefined) {
     rmsNormSuite,
     ropeSuite,
   ])
-    suite("cuda-emulated", { runs: 12 });
+    suite(ENGINE, { runs: 12 });
 }

@@ -15,22 +15,21 @@ import {
 } from "@heed/tensor";
 import { createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
-import { cudaEmulated } from "../src/index.ts";
-import { emulatedMissing } from "./support.ts";
+import { emulatedMissing, testedEngine } from "./support.ts";
 
 const numbers = (n: number, seed: number): Float32Array<ArrayBuffer> =>
   Float32Array.from(createRng(seed).normalArray(n));
 
 describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
   const inputs = (seed: number): Tensor<"float32">[] =>
-    [0, 1, 2].map((i) => tensor(numbers(30, seed + i), [5, 6], { engine: cudaEmulated() }));
+    [0, 1, 2].map((i) => tensor(numbers(30, seed + i), [5, 6], { engine: testedEngine() }));
   const program = ([x, y, w]: readonly Tensor<"float32">[]): Tensor => {
     const scores = softmax(matmul(x!, y!.transpose()));
     return rmsNorm(linear(add(matmul(scores, y!), 0.25), w!), undefined);
   };
   test("is a graph from its first replay on, and computes what the calls would, in the same memory", async () => {
     const given = inputs(1);
-    const { outputs, tape } = recordTape(cudaEmulated(), () => program(given));
+    const { outputs, tape } = recordTape(testedEngine(), () => program(given));
     const first = await outputs.read();
     expect(tape.isCaptured).toBe(false);
     for (let seed = 1; seed < 5; seed++) {
@@ -46,7 +45,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     for (const t of [...given, outputs, tape]) t[Symbol.dispose]();
   });
   test("recording computes, and a capture does not: the inputs of a recurrence advance once a replay", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     using x = tensor([1, 2, 3], undefined, { engine });
     const { tape } = recordTape(engine, () => copyInto(add(x, x), x));
     expect([...(await x.read())]).toEqual([2, 4, 6]);
@@ -57,7 +56,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     tape[Symbol.dispose]();
   });
   test("keeps what was uploaded while it was recorded", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     using x = tensor([1, 2, 3], undefined, { engine });
     const constant = Float32Array.of(10, 20, 30);
     const { outputs, tape } = recordTape(engine, () => add(x, tensor(constant, undefined, { engine })));
@@ -71,7 +70,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     for (const t of [outputs, tape]) t[Symbol.dispose]();
   });
   test("gives back all memory when it is disposed", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     const before = engine.memory().blocks;
     const given = inputs(3);
     const { outputs, tape } = recordTape(engine, () => program(given));
@@ -84,7 +83,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     expect(engine.memory().blocks).toBe(before);
   });
   test("of a decode step is one graph, and finds the slots, pages and lengths of each step where they lie", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     for (const fused of ["off", "auto"] as const) {
       const int = (...values: number[]): Tensor<"int32"> =>
         tensor(Int32Array.from(values), undefined, { dtype: "int32", engine });
@@ -128,7 +127,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     }
   });
   test("holds what is allocated while it is captured until it is disposed, and no longer", () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     engine.trim();
     const before = engine.memory();
     const captured = engine.capture!(() => engine.alloc(2 ** 20).release());
@@ -141,7 +140,7 @@ describe.skipIf(emulatedMissing !== undefined)("a tape on a device", () => {
     expect(() => captured.launch()).toThrow("freed");
   });
   test("fails with the engine's error when it cannot be captured, and the engine goes on", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     using x = tensor([1, 2], undefined, { engine });
     expect(() =>
       engine.capture!(() => {

@@ -18,14 +18,13 @@ import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { cudaEmulated } from "../src/index.ts";
-import { emulatedMissing } from "./support.ts";
+import { emulatedMissing, testedEngine } from "./support.ts";
 
 describe.skipIf(emulatedMissing !== undefined)("tensors on a device", () => {
   test("go to a file and come from one, converted where asked", async () => {
     const folder = mkdtempSync(join(tmpdir(), "heed-cuda-"));
     try {
-      const engine = cudaEmulated();
+      const engine = testedEngine();
       using whole = tensor(
         Float32Array.from({ length: 600 }, (_, i) => i / 8),
         [20, 30],
@@ -46,23 +45,23 @@ describe.skipIf(emulatedMissing !== undefined)("tensors on a device", () => {
   test("move to another engine and back with every bit", async () => {
     const bits = Uint16Array.from({ length: 999 }, (_, i) => i * 65);
     using here = tensor(bits, [27, 37], { dtype: "bfloat16", engine: cpu() });
-    using there = await toEngine(here.transpose(), cudaEmulated());
+    using there = await toEngine(here.transpose(), testedEngine());
     expect(there.shape).toEqual([37, 27]);
     using again = await toEngine(there.transpose(), cpu());
     expect(await again.read()).toEqual(bits);
   });
   test("are the same random numbers as anywhere", async () => {
-    const [host, device] = [cpu(), cudaEmulated()].map((engine) => randn([50], { seed: 3, engine }));
+    const [host, device] = [cpu(), testedEngine()].map((engine) => randn([50], { seed: 3, engine }));
     expect(await device!.read()).toEqual(await host!.read());
     for (const t of [host, device]) t![Symbol.dispose]();
   });
   test("are named by a debugger, whose elements it cannot have", () => {
-    using x = zeros([2, 3], { engine: cudaEmulated() });
+    using x = zeros([2, 3], { engine: testedEngine() });
     expect(inspect(x)).toBe("float32[2, 3]");
     expect(() => toFloat64(x)).toThrow("await tensor.read()");
   });
   test("are filled and cast in any view", async () => {
-    const engine = cudaEmulated();
+    const engine = testedEngine();
     using x = scope((): Tensor => {
       const all = zeros([3, 4], { dtype: "float64", engine });
       fill(all.slice(1, 1, 3), 2.5);

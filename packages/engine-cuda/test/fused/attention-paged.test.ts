@@ -12,7 +12,7 @@ import {
 import { createRng } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import "../../src/index.ts";
-import { emulatedMissing } from "../support.ts";
+import { emulatedMissing, ENGINE } from "../support.ts";
 
 interface Problem {
   readonly dtype: "bfloat16" | "float16";
@@ -105,16 +105,16 @@ describe.skipIf(emulatedMissing !== undefined)("attention over pages on the emul
   test.each([long, { ...long, dtype: "float16" as const, D: 128, Dv: 112, seed: 2 }])(
     "a decode step of long sequences equals the CPU's, %#",
     async (p) => {
-      const [ours, theirs] = [await run("cuda-emulated", p), await run("cpu", p)];
+      const [ours, theirs] = [await run(ENGINE, p), await run("cpu", p)];
       close(ours.out, theirs.out, 2 ** -7);
       close(ours.lse, theirs.lse, 1e-4);
     },
   );
   test("a sequence's result has the same bits alone and in a batch", async () => {
-    const all = await run("cuda-emulated", long);
+    const all = await run(ENGINE, long);
     const row = all.out.length / long.lengths.length;
     for (const n of [0, 2, 3]) {
-      const { out } = await run("cuda-emulated", { ...long }, [n]);
+      const { out } = await run(ENGINE, { ...long }, [n]);
       expect(out).toEqual(all.out.slice(n * row, (n + 1) * row));
     }
   });
@@ -144,7 +144,7 @@ describe.skipIf(emulatedMissing !== undefined)("attention over pages on the emul
     },
     { ...latent, G: 24, D: 320, Dv: 256, lengths: [70, 5], queries: [3, 1], seed: 6 },
   ])("latent rows, whose values are a prefix of their keys, equal the CPU's, %#", async (p) => {
-    const [ours, theirs] = [await run("cuda-emulated", p), await run("cpu", p)];
+    const [ours, theirs] = [await run(ENGINE, p), await run("cpu", p)];
     close(ours.out, theirs.out, 2 ** -7);
     close(ours.lse, theirs.lse, 1e-4);
   });

@@ -18,11 +18,11 @@ import { elements, poisonedEngine, type Subject } from "@heed/testkit/conformanc
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import "../../src/index.ts";
-import { emulatedMissing } from "../support.ts";
+import { emulatedMissing, ENGINE } from "../support.ts";
 
 const DTYPES = ["float64", "float32", "float16", "bfloat16"] as const;
 const kernel = (dtype: Subject["dtype"]): Subject => ({
-  engine: poisonedEngine("cuda-emulated"),
+  engine: poisonedEngine(ENGINE),
   dtype,
   fused: "require",
 });
@@ -107,7 +107,7 @@ function constants<T extends object>(values: T): { [K in keyof T]: fc.Arbitrary<
 }
 
 describe.skipIf(emulatedMissing !== undefined)("the gradient of a weight", () => {
-  const engine = poisonedEngine("cuda-emulated");
+  const engine = poisonedEngine(ENGINE);
   const gradient = async (x: Float32Array, n: number): Promise<Float64Array> => {
     const weight = scope(() => {
       const rows = tensor(x, [x.length / n, n], { engine });
@@ -129,7 +129,7 @@ describe.skipIf(emulatedMissing !== undefined)("the gradient of a weight", () =>
     });
 });
 describe.skipIf(emulatedMissing !== undefined)("numbers halfway between two of a format", () => {
-  const engine = poisonedEngine("cuda-emulated");
+  const engine = poisonedEngine(ENGINE);
   /** Rows with a scale of 1: the largest number is the format's. */
   const TIES = {
     int8: [127, 0.5, 1.5, -2.5, 3.5, -126.5, 0.25, 125.5],
@@ -186,7 +186,7 @@ describe.skipIf(emulatedMissing !== undefined)("numbers halfway between two of a
   });
 });
 describe.skipIf(emulatedMissing !== undefined)("numbers that the host cannot see", () => {
-  const engine = poisonedEngine("cuda-emulated");
+  const engine = poisonedEngine(ENGINE);
   const floats = (shape: readonly number[], value: number): Tensor<"float32"> =>
     tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value), shape, { engine });
   const integers = (...values: readonly number[]): Tensor<"int32"> =>

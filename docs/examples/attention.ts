@@ -1,6 +1,6 @@
 // Attention and its gradients, with a window and a softcap; the same call in the composed form as a second opinion.
-import "@heed/engine-cpu";
-import { attention, attentionVjp, randn, toFloat64 } from "@heed/tensor";
+import "./engine.ts";
+import { attention, attentionVjp, randn } from "@heed/tensor";
 
 const [B, S, Hq, Hkv, D] = [2, 64, 8, 2, 32];
 using q = randn([B, S, Hq, D], { seed: 1 });
@@ -10,7 +10,7 @@ const options = { isCausal: true, window: { left: 15 }, softcap: 20 };
 
 using out = attention(q, k, v, options);
 using composed = attention(q, k, v, { ...options, fused: "off" });
-const [a, b] = [toFloat64(out), toFloat64(composed)];
+const [a, b] = [await out.read(), await composed.read()];
 console.log(
   `${out}, largest difference from the composed form ${a.reduce((m, x, i) => Math.max(m, Math.abs(x - b[i]!)), 0)}`,
 );

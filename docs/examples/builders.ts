@@ -1,7 +1,7 @@
 // A layer from plain data: the name of its operation, its attributes and a checkpoint's tensors.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { buildLayer, GroupedQueryAttention } from "@heed/attention";
-import { HeedError, randn, toFloat64 } from "@heed/tensor";
+import { HeedError, randn } from "@heed/tensor";
 
 using layer = GroupedQueryAttention.create({
   hiddenSize: 32,
@@ -15,7 +15,7 @@ const attributes = JSON.parse(JSON.stringify(layer.attributes()));
 
 using built = buildLayer("GroupedQueryAttention", attributes, checkpoint, { prefix });
 using x = randn([1, 4, 32], { seed: 1 });
-const [a, b] = [toFloat64(layer.forward(x)), toFloat64(built.forward(x))];
+const [a, b] = [await layer.forward(x).read(), await built.forward(x).read()];
 console.log(`same bits ${a.every((y, i) => y === b[i])}`);
 
 checkpoint.delete(`${prefix}.k_proj.weight`);

@@ -1,8 +1,8 @@
 // Text from a Llama-family checkpoint (llama, mistral, qwen2, qwen3) in a Hugging Face folder. Prompts of different lengths are
 // prefilled together and then decoded together, through one paged cache; those that end leave the batch.
-//   bun docs/examples/decoder.ts FOLDER [--tokens N] [--temperature T] [PROMPT ...]
+//   bun docs/examples/decoder.ts FOLDER [--tokens N] [--temperature T] [--engine NAME] [PROMPT ...]
 // `bun run demo` leaves such a folder in out/demo.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -170,7 +170,7 @@ async function main(): Promise<void> {
   const text = { type: "string" } as const;
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { tokens: text, temperature: text },
+    options: { tokens: text, temperature: text, engine: text }, // engine.ts reads the last
   });
   const [folder, ...given] = positionals;
   const [tokens, temperature] = [Number(values.tokens ?? 64), Number(values.temperature ?? 0)];

@@ -1,6 +1,6 @@
 // One prompt, three continuations: forks share the prompt's pages, and each copies the rows of the last one when it first adds to it.
 // The local layers let go of pages behind their window; a draft of four tokens is taken back.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { GlobalAttention, LocalAttention } from "@heed/attention";
 import { KvCache, type Sequence } from "@heed/kvcache";
 import { randn, scope, type Tensor } from "@heed/tensor";

@@ -1,6 +1,6 @@
 // Prefixes: two prompts that begin alike share pages, and the second computes only what is new.
 // Run: bun docs/examples/kv-cache-prefix.ts
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { KvCache, type Sequence } from "@heed/kvcache";
 import { randn, scope } from "@heed/tensor";
 

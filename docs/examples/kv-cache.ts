@@ -1,5 +1,5 @@
 // Two sequences of different lengths in one paged cache: prefilled together, then decoded together.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { GroupedQueryAttention } from "@heed/attention";
 import { KvCache } from "@heed/kvcache";
 import { randn } from "@heed/tensor";

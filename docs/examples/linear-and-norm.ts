@@ -1,5 +1,5 @@
 // The two layers that the others are made of, and one chain rule by hand.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { Linear, RMSNorm } from "@heed/attention";
 import { randn } from "@heed/tensor";
 

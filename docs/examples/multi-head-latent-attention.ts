@@ -1,8 +1,8 @@
 // DeepSeek's attention: expanded without a cache, absorbed with one, where a token takes kvLoraRank + qkRopeHeadDim numbers.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { MultiHeadLatentAttention } from "@heed/attention";
 import { KvCache } from "@heed/kvcache";
-import { randn, type Tensor, toFloat64 } from "@heed/tensor";
+import { randn, type Tensor } from "@heed/tensor";
 
 using layer = MultiHeadLatentAttention.create({
   hiddenSize: 64,
@@ -19,11 +19,11 @@ for (const [name, weight] of layer.parameters) console.log(`${name} ${weight}`);
 
 using x = randn([1, 10, 64], { seed: 2 });
 using full = layer.forward(x);
-const last = toFloat64(full.slice(1, 9, 10));
+const last = await full.slice(1, 9, 10).read();
 
 using cache = new KvCache({ layers: 1, ...layer.cacheLayout, pageSize: 16, maxPages: 2 });
 const sequence = cache.open();
-let output: Tensor | undefined;
+let output: Tensor<"float32"> | undefined;
 for (const [from, to] of [
   [0, 7],
   [7, 8],
@@ -36,6 +36,6 @@ for (const [from, to] of [
   step.commit();
 }
 const largest = Math.max(...last.map((y) => Math.abs(y)));
-const error = toFloat64(output!).reduce((m, y, i) => Math.max(m, Math.abs(y - last[i]!)), 0);
+const error = (await output!.read()).reduce((m, y, i) => Math.max(m, Math.abs(y - last[i]!)), 0);
 console.log(`absorbed ${output}, equal to expanded ${error < 1e-5 * largest}`);
 console.log(cache.stats());

@@ -1,5 +1,5 @@
 // A layer that attends over another layer's keys and values: it has queries alone, and its gradients reach the donor through them.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { GroupedQueryAttention, Linear, RotaryEmbedding } from "@heed/attention";
 import { attentionVjp, randn, type Tensor } from "@heed/tensor";
 

@@ -1,5 +1,5 @@
 // Tensors: views copy nothing, `using` and `scope` free, errors are typed.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { add, matmul, memoryUsage, randn, scope, ShapeError, softmax, tensor } from "@heed/tensor";
 
 using x = tensor([
@@ -7,7 +7,7 @@ using x = tensor([
   [4, 5, 6],
 ]); // float32[2, 3] on the default engine
 using column = x.slice(1, 0, 1).transpose(); // a view: float32[1, 2]
-console.log(`${x} ${column}`, column.contiguous().data);
+console.log(`${x} ${column}`, await column.read());
 
 // Everything made inside the scope is freed, except what is returned.
 using y = scope(() => softmax(matmul(add(x, 1), randn([3, 4], { seed: 7 }))));

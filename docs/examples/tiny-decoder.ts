@@ -1,5 +1,5 @@
 // A decoder with random weights for the examples of the cache: two layers of grouped-query attention, small enough to read and to run.
-import "@heed/engine-cpu";
+import "./engine.ts";
 import { GroupedQueryAttention, RMSNorm } from "@heed/attention";
 import { KvCache, type Sequence } from "@heed/kvcache";
 import { add, type BlockTableReader, gather, linear, randn, scope, tensor, type Tensor } from "@heed/tensor";

@@ -1,3 +1,4 @@
+import { cudaRefusal } from "@heed/engine-cuda";
 import { afterAll, describe, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,8 +8,8 @@ const root = join(import.meta.dir, "../..");
 const quickStart = join(root, "tools", `quick-start-${process.pid}.ts`);
 
 /** Runs a script as a user would, in a process of its own. */
-async function run(path: string): Promise<{ exitCode: number; output: string }> {
-  const child = Bun.spawn([process.execPath, path], { cwd: root, stdout: "pipe", stderr: "pipe" });
+async function run(path: string, ...args: string[]): Promise<{ exitCode: number; output: string }> {
+  const child = Bun.spawn([process.execPath, path, ...args], { cwd: root, stdout: "pipe", stderr: "pipe" });
   const [stdout, stderr] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   return { exitCode: await child.exited, output: stdout + stderr };
 }
@@ -37,11 +38,19 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["backpropagation-modes", "through both chunks, equal to one pass true"],
   ["shared-keys-values", "of the donor's q_proj.weight, k_proj.weight, v_proj.weight, o_proj.weight"],
   ["tape", "20 tokens, the same bits as plain calls: true"],
+  ["decode-buckets", "30 steps by 3 tapes, the same bits as plain calls: true"],
   ["mapped-weights", "mapped: 0 allocated, 327680 of the file\nsame bits true"],
   ["sparse-selection", "all selected equals attention true"],
 ];
+/** Device engines included: an example reads what it computed, and never looks at memory that the host may not have. */
+const ENGINES = ["cpu", ...(cudaRefusal("cuda-emulated") === undefined ? ["cuda-emulated"] : [])];
+/** What a device prints otherwise: its weights are copies of the file's. */
+const ON_A_DEVICE: Readonly<Record<string, string>> = {
+  "decode-buckets": "bits as plain calls: true\n3 of them launched as graphs",
+  "mapped-weights": "mapped: 327680 allocated, 0 of the file",
+};
 /** Examples that take arguments and have tests of their own, and what examples share. */
-const RUN_ELSEWHERE: string[] = ["decoder.ts", "tiny-decoder.ts"];
+const RUN_ELSEWHERE: string[] = ["decoder.ts", "engine.ts", "tiny-decoder.ts"];
 
 describe("documentation", () => {
   afterAll(() => rm(quickStart, { force: true }));
@@ -55,11 +64,12 @@ describe("documentation", () => {
     expect(output).toContain("float32[1, 5, 256]");
     expect(exitCode).toBe(0);
   });
-  test.each(EXAMPLES)("the example %s runs", async (name, expected) => {
-    const { exitCode, output } = await run(join(root, `docs/examples/${name}.ts`));
-    expect(output).toContain(expected);
-    expect(exitCode).toBe(0);
-  });
+  for (const engine of ENGINES)
+    test.each(EXAMPLES)(`the example %s runs on ${engine}`, async (name, expected) => {
+      const { exitCode, output } = await run(join(root, `docs/examples/${name}.ts`), "--engine", engine);
+      expect(output).toContain((engine === "cpu" ? undefined : ON_A_DEVICE[name]) ?? expected);
+      expect(exitCode).toBe(0);
+    });
   test("every example is listed above", async () => {
     const listed = [...EXAMPLES.map(([name]) => `${name}.ts`), ...RUN_ELSEWHERE];
     expect([...new Bun.Glob("*.ts").scanSync(join(root, "docs/examples"))].toSorted()).toEqual(

@@ -1,0 +1,116 @@
+/** Which kernels of attention's backward pass take which problem, and their grids, without a device. */
+import { describe, expect, test } from "bun:test";
+import {
+  anyKernels,
+  type BackwardSizes,
+  maskLaunch,
+  sinksLaunch,
+  statisticsLaunch,
+  tensorCores,
+} from "../../src/fused/attention/backward-schedule.ts";
+import type { DeviceLimits } from "../../src/launch.ts";
+
+const limits = (sharedPerBlock: number): DeviceLimits => ({
+  multiprocessors: 132,
+  sharedPerBlock,
+  computeCapability: 90,
+  level2Bytes: 50 * 2 ** 20,
+});
+/** What compute capability 8.6, 8.9 and 12.0 let a block have. */
+const SMALLEST = limits(99 * 1024);
+const sizes = (D: number, Dv = D, over: Partial<BackwardSizes> = {}): BackwardSizes => ({
+  B: 2,
+  S: 100,
+  Sk: 300,
+  Hq: 12,
+  Hkv: 4,
+  D,
+  Dv,
+  ...over,
+});
+
+describe("attention backward on tensor cores", () => {
+  test.each([
+    [8, 8, "64"],
+    [64, 65, "96"],
+    [128, 128, "128"],
+    [129, 64, "192"],
+    [192, 128, "192"],
+    [192, 129, "256"],
+    [256, 256, "256"],
+  ])("takes head sizes %p and %p by the kernels of size %p", (D, Dv, size) => {
+    const plain = tensorCores("bfloat16", sizes(D, Dv), false)!;
+    expect(plain.keys.launch.kernel).toBe(`heed_cuda_attention_backward_keys_bf16_${size}`);
+    expect(plain.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_bf16_${size}`);
+    const rich = tensorCores("float16", sizes(D, Dv), true)!;
+    expect(rich.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_f16_${size}_rich`);
+  });
+  test("leaves other dtypes and larger heads to the kernels without them", () => {
+    for (const dtype of ["float32", "float64"] as const)
+      expect(tensorCores(dtype, sizes(64), false)).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(257), false)).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(64, 257), true)).toBeUndefined();
+  });
+  test("fits the smallest shared memory of the architectures it is built for", () => {
+    for (const rich of [false, true])
+      for (const [D, Dv] of [
+        [64, 64],
+        [96, 96],
+        [128, 128],
+        [192, 128],
+        [256, 256],
+      ] as const)
+        for (const { launch } of Object.values(tensorCores("float16", sizes(D, Dv), rich)!))
+          expect(launch.shared).toBeLessThanOrEqual(SMALLEST.sharedPerBlock);
+  });
+  test("covers keys, and the rows of a group, by tiles; columns of large heads by slices", () => {
+    const small = tensorCores("bfloat16", sizes(64), false)!;
+    expect(small.keys).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
+    expect(small.rows).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
+    const large = tensorCores("bfloat16", sizes(256), true)!;
+    expect(large.keys).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 2] } });
+    expect(large.rows).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 1] } });
+  });
+});
+
+describe("attention backward without tensor cores", () => {
+  test("takes smaller tiles where the shared memory is short, and none where one row does not fit", () => {
+    expect(anyKernels("float32", sizes(64), SMALLEST)?.edge).toBe(16);
+    const wide = anyKernels("float64", sizes(256), SMALLEST)!;
+    expect(wide.edge).toBe(8);
+    for (const { launch } of [wide.keys, wide.rows])
+      expect(launch.shared).toBeLessThanOrEqual(SMALLEST.sharedPerBlock);
+    expect(wide.maskShared).toBeLessThanOrEqual(SMALLEST.sharedPerBlock);
+    expect(anyKernels("float64", sizes(4096), SMALLEST)).toBeUndefined();
+  });
+  test("covers keys and rows by tiles, and computes 16-bit floats in float32", () => {
+    const { keys, rows } = anyKernels("bfloat16", sizes(300), SMALLEST)!;
+    expect(keys.launch.kernel).toBe("heed_cuda_attention_backward_keys_any_f32");
+    const edge = anyKernels("bfloat16", sizes(300), SMALLEST)!.edge;
+    expect(keys.launch.grid).toEqual([2 * Math.ceil(300 / edge), 4, 1]);
+    expect(rows.launch.grid).toEqual([2 * Math.ceil(300 / edge), 4, 1]);
+  });
+});
+
+describe("the other launches of attention backward", () => {
+  const any = anyKernels("bfloat16", sizes(64), SMALLEST)!;
+  test("give the mask a block for each tile of places, one place along an axis that it is broadcast over", () => {
+    const full = maskLaunch("bfloat16", sizes(64), [360000, 30000, 300, 1], any);
+    expect(full).toMatchObject({ kernel: "heed_cuda_attention_backward_mask_f32", grid: [19, 24, 7] });
+    expect(maskLaunch("float64", sizes(64), [0, 0, 300, 1], any).grid).toEqual([19, 1, 7]);
+    expect(maskLaunch("bfloat16", sizes(64), [0, 1, 0, 0], any).grid).toEqual([1, 12, 1]);
+  });
+  test("keep a grid within its bounds", () => {
+    const long = sizes(64, 64, { B: 300, Hq: 300, Hkv: 300, S: 2 ** 21 });
+    expect(maskLaunch("bfloat16", long, [1, 1, 1, 1], any).grid).toEqual([19, 65535, 65535]);
+    expect(statisticsLaunch("bfloat16", long).grid).toEqual([1056, 1, 1]);
+  });
+  test("give a row a warp, and a head of the sinks a block", () => {
+    expect(statisticsLaunch("float64", sizes(64, 64, { B: 1, S: 3, Hq: 1 }))).toMatchObject({
+      grid: [1, 1, 1],
+      threads: 96,
+    });
+    expect(statisticsLaunch("float32", sizes(64))).toMatchObject({ grid: [300, 1, 1], threads: 256 });
+    expect(sinksLaunch("float32", sizes(64)).grid).toEqual([12, 1, 1]);
+  });
+});

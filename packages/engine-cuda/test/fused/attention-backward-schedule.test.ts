@@ -39,17 +39,17 @@ describe("attention backward on tensor cores", () => {
     [192, 129, "256"],
     [256, 256, "256"],
   ])("takes head sizes %p and %p by the kernels of size %p", (D, Dv, size) => {
-    const plain = tensorCores("bfloat16", sizes(D, Dv), false)!;
+    const plain = tensorCores("bfloat16", sizes(D, Dv), false, SMALLEST)!;
     expect(plain.keys.launch.kernel).toBe(`heed_cuda_attention_backward_keys_bf16_${size}`);
     expect(plain.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_bf16_${size}`);
-    const rich = tensorCores("float16", sizes(D, Dv), true)!;
+    const rich = tensorCores("float16", sizes(D, Dv), true, SMALLEST)!;
     expect(rich.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_f16_${size}_rich`);
   });
   test("leaves other dtypes and larger heads to the kernels without them", () => {
     for (const dtype of ["float32", "float64"] as const)
-      expect(tensorCores(dtype, sizes(64), false)).toBeUndefined();
-    expect(tensorCores("bfloat16", sizes(257), false)).toBeUndefined();
-    expect(tensorCores("bfloat16", sizes(64, 257), true)).toBeUndefined();
+      expect(tensorCores(dtype, sizes(64), false, SMALLEST)).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(257), false, SMALLEST)).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(64, 257), true, SMALLEST)).toBeUndefined();
   });
   test("fits the smallest shared memory of the architectures it is built for", () => {
     for (const rich of [false, true])
@@ -60,16 +60,43 @@ describe("attention backward on tensor cores", () => {
         [192, 128],
         [256, 256],
       ] as const)
-        for (const { launch } of Object.values(tensorCores("float16", sizes(D, Dv), rich)!))
+        for (const { launch } of Object.values(tensorCores("float16", sizes(D, Dv), rich, SMALLEST)!))
           expect(launch.shared).toBeLessThanOrEqual(SMALLEST.sharedPerBlock);
   });
   test("covers keys, and the rows of a group, by tiles; columns of large heads by slices", () => {
-    const small = tensorCores("bfloat16", sizes(64), false)!;
+    const small = tensorCores("bfloat16", sizes(64), false, SMALLEST)!;
     expect(small.keys).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
     expect(small.rows).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
-    const large = tensorCores("bfloat16", sizes(256), true)!;
+    const large = tensorCores("bfloat16", sizes(256), true, SMALLEST)!;
     expect(large.keys).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 2] } });
     expect(large.rows).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 1] } });
+  });
+});
+
+describe("attention backward by tall tiles of rows, at head size 128", () => {
+  const at = (sharedPerBlock: number, rich = false) =>
+    tensorCores("bfloat16", sizes(128), rich, limits(sharedPerBlock))!;
+  test("runs where two blocks fit a multiprocessor: on 9.0, not on 8.0 or 8.6", () => {
+    const tall = at(227 * 1024);
+    expect(tall.rows).toMatchObject({
+      tiles: 3,
+      launch: { kernel: "heed_cuda_attention_backward_rows_bf16_128_tall", shared: 104448 },
+    });
+    expect(tall.keys.tiles).toBe(5);
+    for (const shared of [163 * 1024, 99 * 1024])
+      expect(at(shared).rows).toMatchObject({
+        tiles: 5,
+        launch: { kernel: "heed_cuda_attention_backward_rows_bf16_128", shared: 69632 },
+      });
+    const just = 2 * (104448 + 1024) - 1024;
+    expect([just - 1, just].map((shared) => at(shared).rows.tiles)).toEqual([5, 3]);
+  });
+  test("leaves other rules and sizes as they are", () => {
+    expect(at(227 * 1024, true)).toEqual(at(99 * 1024, true));
+    for (const D of [64, 96, 192, 256])
+      expect(tensorCores("float16", sizes(D), false, limits(227 * 1024))).toEqual(
+        tensorCores("float16", sizes(D), false, SMALLEST),
+      );
   });
 });
 

@@ -15,6 +15,7 @@ import { ATTENTION_BACKWARD_ARGS } from "../../src/fused/attention/backward.ts";
 import "../../src/index.ts";
 import { loadNative } from "../../src/native.ts";
 import { emulatedMissing } from "../support.ts";
+import { emulatedWithin } from "./engines.ts";
 
 const dims = (over: Partial<AttentionDims> & { readonly G?: number }): AttentionDims => {
   const { G = 3, ...rest } = over;
@@ -65,7 +66,7 @@ describe.skipIf(emulatedMissing !== undefined)("attention backward on the emulat
     { D: 64 },
     { D: 40, Dv: 24, G: 1, Hkv: 3 },
     { D: 90 },
-    { D: 128, S: 30 },
+    { D: 128 },
     { D: 192, Dv: 128, S: 25 },
     { D: 130, Dv: 100, S: 25 },
     { D: 256, S: 25 },
@@ -84,6 +85,64 @@ describe.skipIf(emulatedMissing !== undefined)("attention backward on the emulat
     async (dtype) => {
       for (const D of [5, 72])
         await checkAttentionBackward(subject(dtype), { ...rich({ D, S: 20, Sk: 40 }), kvLengths: [40, 13] });
+    },
+  );
+  test("agree with the oracle where a block may have the least shared memory", async () => {
+    const engine = emulatedWithin({ sharedPerBlock: 99 * 1024 });
+    for (const dtype of ["bfloat16", "float16"] as const)
+      await checkAttentionBackward({ engine, dtype, fused: "require" }, plain({ D: 128 }));
+    const wide = { ...rich({ D: 256, S: 6, Sk: 20 }), kvLengths: [20, 13] };
+    await checkAttentionBackward({ engine, dtype: "float64", fused: "require" }, wide);
+  });
+  test.each([
+    ["bfloat16", 64],
+    ["float16", 96],
+    ["bfloat16", 128],
+    ["float32", 8],
+    ["float64", 8],
+  ] as const)(
+    "sequences without keys, and rows that see none, agree with the oracle, %s, %p",
+    async (dtype, D) => {
+      // Row i stands at kvLength - S + i: of 30 queries over 13 keys the first 17 see nothing.
+      for (const [make, sinks] of [
+        [plain, false],
+        [plain, true],
+        [rich, false],
+      ] as const)
+        await checkAttentionBackward(subject(dtype), {
+          ...make({ D, S: 30, Sk: 40, G: 5 }),
+          sinks,
+          kvLengths: [0, 13],
+        });
+    },
+  );
+  test.each(["bfloat16", "float64"] as const)(
+    "a sink of -Infinity has a gradient of 0, where rows see no key too, %s",
+    async (dtype) => {
+      const problem = { ...plain({ D: 8, S: 30, Sk: 40 }), kvLengths: [0, 13] };
+      const s = subject(dtype);
+      const data = roundedData(problem, s);
+      const sinks = new Float64Array(problem.dims.Hq).fill(-Infinity);
+      const { dSinks, dv } = await results(() => {
+        const { q, k, v, dOut } = placeOperands(problem, data, s, {});
+        const given = placeOptions(problem, { ...data, sinks }, s);
+        const g = attentionVjp(q, k, v, { ...given, fused: "require" }).backward(dOut);
+        return { dSinks: g.sinks, dv: g.v };
+      });
+      expect([...dSinks!].map(Math.abs)).toEqual([0, 0, 0]);
+      expect(dv!.every(Number.isFinite)).toBe(true);
+    },
+  );
+  test.each(["bfloat16", "float32"] as const)(
+    "a window to both sides agrees with the oracle, %s",
+    async (dtype) => {
+      for (const window of [{ left: 20, right: 9 }, { right: 40 }, { left: 0, right: 0 }])
+        await checkAttentionBackward(subject(dtype), {
+          ...plain({ D: dtype === "float32" ? 8 : 96, S: 100, Sk: 150, G: 2 }),
+          isCausal: false,
+          window,
+          kvLengths: [150, 131],
+        });
     },
   );
   test("a full pass without any option agrees with the oracle", async () => {

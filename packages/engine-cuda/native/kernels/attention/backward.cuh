@@ -44,7 +44,6 @@ struct Backward {
   float scores[kTall][kFrags][4], gradients[kTall][kFrags][4];     // become weights and dRaw
   uint32_t weights_packed[kTall][kOther / 16][4], gradients_packed[kTall][kOther / 16][4];
   float sum[kTall][kWide][4], sum_v[kTall][kWideV][4];
-  RowStatistics mine[kTall][2];  // by rows
   uint32_t kept;                 // a bit for each pair of this lane that dropout keeps
 
   DEVICE Backward(const heed_cuda_attention_backward& args, const Sequence& s, int kv_head, int own)
@@ -58,9 +57,9 @@ struct Backward {
   DEVICE Tile<kDv> other_wide(int stage) const { return {shared_start() + kOwnBytes + stage * kOtherBytes + kOther * kDBytes}; }
   // A word of each warp, in the padding of the first own row: whether it met a number that is not finite.
   DEVICE Shared<uint32_t> marks() const { return shared<uint32_t>(2 * kD, 4); }
-  // By keys: of a row of the other side, in the padding of its q.
-  DEVICE RowStatistics statistics_at(int stage, int row) const {
-    return shared<RowStatistics>(other_tile(stage).at(row, Tile<kD>::kChunks) - shared_start(), 1)[0];
+  // Of a row of a tile, in the padding of its dOut.
+  DEVICE static RowStatistics statistics_at(const Tile<kDv>& wide, int row) {
+    return shared<RowStatistics>(wide.at(row, Tile<kDv>::kChunks) - shared_start(), 1)[0];
   }
   DEVICE int own_at(int t, int u) const { return own + (warp() * kTall + t) * 16 + u * 8 + lane() / 4; }
   DEVICE static int column() { return lane() % 4 * 2; }
@@ -87,7 +86,7 @@ struct Backward {
       const bool there = at >= valid.begin && at < valid.end;
       load_row(tile, row, !there ? s.k : kKeys ? key_at(s, at) : bytes_of(p.q, row_element(p.q, s, at)), d, there);
       load_row(wide, row, !there ? s.k : kKeys ? value_at(s, at) : bytes_of(p.d_out, row_element(p.d_out, s, at)), dv, there);
-      if (kByKeys && !kKeys && thread_x() % 8 == 0) copy_async_16(tile.at(row, Tile<kD>::kChunks), there ? statistics(at) : s.k, there);
+      if (!kKeys && thread_x() % 8 == 0) copy_async_16(wide.at(row, Tile<kDv>::kChunks), there ? statistics(at) : s.k, there);
     }
   }
   DEVICE void load_own() const { load<kByKeys, kOwn>(own, {0, kByKeys ? s.length : s.rows()}, own_tile(), own_wide()); }
@@ -98,20 +97,15 @@ struct Backward {
     UNROLL for (int t = 0; t < kTall; t++) {
       UNROLL for (int n = 0; n < kWide; n++) UNROLL for (int e = 0; e < 4; e++) sum[t][n][e] = 0;
       UNROLL for (int n = 0; n < kWideV; n++) UNROLL for (int e = 0; e < 4; e++) sum_v[t][n][e] = 0;
-      if constexpr (!kByKeys) {
-        UNROLL for (int u = 0; u < 2; u++) {
-          const int row = own_at(t, u);
-          mine[t][u] = row < s.rows() ? *reinterpret_cast<const RowStatistics*>(statistics(row)) : RowStatistics{0, 0};
-        }
-      }
     }
   }
 
-  // c [own, other] = a b^T over the columns of two tiles.
+  // c [own, other] = a b^T over the columns of two tiles, in two halves: fetched all at once they would not fit the registers.
   template <int kWidth>
   DEVICE void multiply_rows(float (&c)[kTall][kFrags][4], const Tile<kWidth>& a_tile, const Tile<kWidth>& b_tile) const {
     UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int n = 0; n < kFrags; n++) UNROLL for (int e = 0; e < 4; e++) c[t][n][e] = 0;
-    UNROLL for (int k = 0; k < kWidth / 16; k++) {
+    ROLLED for (int half = 0; half < 2; half++) UNROLL for (int n16 = 0; n16 < kWidth / 32; n16++) {
+      const int k = half * (kWidth / 32) + n16;
       uint32_t a[kTall][4];
       UNROLL for (int t = 0; t < kTall; t++) load_a(a[t], a_tile, (warp() * kTall + t) * 16, k);
       UNROLL for (int n = 0; n < kFrags / 2; n++) {
@@ -156,20 +150,22 @@ struct Backward {
     if (kByKeys) return at < s.length ? rows_seeing(rules, s, at, at) : Range{0, 0};
     return at < s.rows() ? visible_keys(rules, s, at / s.group) : Range{0, 0};
   }
-  // Draws all pairs of this lane, a counter at a time: of neighbouring keys there is one for two.
+  // Draws all pairs of this lane. A counter is for four keys, which four lanes have by keys and two by rows: they take turns and exchange
+  // a bit for each key.
   DEVICE void draw(int first) {
-    kept = 0;
-    ROLLED for (int i = 0; i < kTall * kFrags * 4; i += kByKeys ? 1 : 2) {
-      const int t = i / (kFrags * 4), n = i / 4 % kFrags, mine_at = own_at(t, i % 4 / 2), other = first + n * 8 + column() + i % 2;
+    const int turn = kByKeys ? lane() / 4 % 4 : lane() % 2;
+    uint32_t drawn = 0;
+    ROLLED for (int i = 0; i < kTall * kFrags; i++) {
+      const int mine_at = own_at(i / kFrags, kByKeys ? turn / 2 : turn), other = first + i % kFrags * 8 + column() + (kByKeys ? turn % 2 : 0);
       const int row = kByKeys ? other : mine_at, key = kByKeys ? mine_at : other;
       const DropoutWords words = dropout_words(rules.dropout_seed, key / 4, row / s.group, s.first_head + row % s.group, s.batch);
-      if constexpr (kByKeys) {
-        const uint32_t word = key % 4 < 2 ? (key % 2 ? words.at[1] : words.at[0]) : (key % 2 ? words.at[3] : words.at[2]);
-        kept |= static_cast<uint32_t>(word >= rules.dropout_threshold) << i;
-      } else {
-        kept |= static_cast<uint32_t>((key % 4 ? words.at[2] : words.at[0]) >= rules.dropout_threshold) << i;
-        kept |= static_cast<uint32_t>((key % 4 ? words.at[3] : words.at[1]) >= rules.dropout_threshold) << (i + 1);
-      }
+      UNROLL for (int w = 0; w < 4; w++) drawn |= static_cast<uint32_t>(words.at[w] >= rules.dropout_threshold) << (4 * i + w);
+    }
+    kept = 0;
+    if constexpr (kByKeys) {
+      UNROLL for (int n = 0; n < 4; n++) kept |= (shuffle(drawn, (lane() & ~12) | n << 2) >> turn & 0x11111111u) << n;
+    } else {
+      UNROLL for (int n = 0; n < 2; n++) kept |= (shuffle(drawn, (lane() & ~1) | n) >> 2 * turn & 0x33333333u) << 2 * n;
     }
   }
   // Softcap, ALiBi and mask of a visible pair: its score in units of ln 2, or -infinity; and the slope of the softcap.
@@ -194,11 +190,17 @@ struct Backward {
   DEVICE void weigh(int first, bool all_seen, int stage) {
     const float scale = static_cast<float>(rules.scale) * kLog2E, factor = static_cast<float>(rules.dropout_factor);
     Range met[kTall][2];
-    UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int u = 0; u < 2; u++) met[t][u] = all_seen ? Range{0, INT32_MAX} : meets(t, u);
+    RowStatistics mine[kTall][2] = {};
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        met[t][u] = all_seen ? Range{0, INT32_MAX} : meets(t, u);
+        if constexpr (!kByKeys) mine[t][u] = statistics_at(own_wide(), own_at(t, u) - own);
+      }
+    }
     UNROLL for (int n = 0; n < kFrags; n++) {
       UNROLL for (int e = 0; e < 2; e++) {
         const int at = n * 8 + column() + e, other = first + at;
-        const RowStatistics others = kByKeys ? statistics_at(stage, at) : RowStatistics{0, 0};
+        const RowStatistics others = kByKeys ? statistics_at(other_wide(stage), at) : RowStatistics{0, 0};
         UNROLL for (int t = 0; t < kTall; t++) {
           UNROLL for (int u = 0; u < 2; u++) {
             const RowStatistics& row = kByKeys ? others : mine[t][u];

@@ -1,27 +1,40 @@
 import type { DType } from "@heed/tensor";
 import type { DeviceLimits, Launch } from "../../launch.ts";
 
+/** The tile that a block owns, keys or query rows, and how many of the other side come at a time. */
+interface Tile {
+  readonly own: number;
+  readonly other: number;
+}
 /** A pair of kernels of native/kernels/attention/backward_*.cu: the largest sizes they take, and their tiles. */
 interface Kernels {
   readonly D: number;
   readonly Dv: number;
-  /** Keys of a block that has dk and dv, and query rows of one that has dq. */
-  readonly own: number;
-  /** Rows, or keys, that come at a time. */
-  readonly other: number;
+  /** Of a block that has dk and dv. */
+  readonly keys: Tile;
+  /** Of one that has dq. */
+  readonly rows: Tile;
+  /** The same, of the kernel `_tall`: where two blocks of it fit a multiprocessor. */
+  readonly tallRows?: Tile;
   /** Blocks that share the columns of dk and dv. */
   readonly slices: number;
 }
+const SQUARE: Tile = { own: 64, other: 32 };
+const TALL: Tile = { own: 128, other: 32 };
+const FLAT: Tile = { own: 64, other: 16 };
 /** As instantiated there; the smallest that takes a problem runs it. */
 const PLAIN: readonly Kernels[] = [
-  { D: 64, Dv: 64, own: 128, other: 32, slices: 1 },
-  { D: 96, Dv: 96, own: 64, other: 32, slices: 1 },
-  { D: 128, Dv: 128, own: 64, other: 32, slices: 1 },
-  { D: 192, Dv: 128, own: 64, other: 32, slices: 1 },
-  { D: 256, Dv: 256, own: 64, other: 16, slices: 2 },
+  { D: 64, Dv: 64, keys: TALL, rows: TALL, slices: 1 },
+  { D: 96, Dv: 96, keys: { own: 128, other: 16 }, rows: TALL, slices: 1 },
+  { D: 128, Dv: 128, keys: SQUARE, rows: SQUARE, tallRows: TALL, slices: 1 },
+  { D: 192, Dv: 128, keys: SQUARE, rows: SQUARE, slices: 1 },
+  { D: 256, Dv: 256, keys: FLAT, rows: FLAT, slices: 2 },
 ];
 /** The same with softcap, ALiBi, mask and dropout, which need registers of their own. */
-const RICH: readonly Kernels[] = PLAIN.map((kernels) => ({ ...kernels, own: 64 }));
+const RICH: readonly Kernels[] = PLAIN.map(({ D, Dv, slices }) => {
+  const tile = D === 256 ? FLAT : SQUARE;
+  return { D, Dv, keys: tile, rows: tile, slices };
+});
 const THREADS = 128;
 const STAGES = 2;
 
@@ -56,19 +69,34 @@ function tiled(
 }
 const rowsOf = ({ S, Hq, Hkv }: BackwardSizes): number => S * (Hq / Hkv);
 
+/** Bytes of a block: rows in shared memory are 16 bytes longer than their numbers, see fragments.cuh. */
+function coresShared({ D, Dv }: Kernels, { own, other }: Tile): number {
+  return (own + STAGES * other) * (2 * D + 16 + 2 * Dv + 16);
+}
+/** Whether a multiprocessor has room for two blocks: each takes 1 KB more, and it has 1 KB more than one block may have. */
+function fitTwo(shared: number, { sharedPerBlock }: DeviceLimits): boolean {
+  return 2 * (shared + 1024) <= sharedPerBlock + 1024;
+}
 /** The kernels on tensor cores, or undefined where there are none for the sizes; for float16 and bfloat16. */
-export function tensorCores(dtype: DType, sizes: BackwardSizes, rich: boolean): BackwardSchedule | undefined {
+export function tensorCores(
+  dtype: DType,
+  sizes: BackwardSizes,
+  rich: boolean,
+  limits: DeviceLimits,
+): BackwardSchedule | undefined {
   const name = dtype === "bfloat16" ? "bf16" : dtype === "float16" ? "f16" : undefined;
   const kernels = (rich ? RICH : PLAIN).find(({ D, Dv }) => sizes.D <= D && sizes.Dv <= Dv);
   if (name === undefined || kernels === undefined) return undefined;
-  const { D, Dv, own, other, slices } = kernels;
-  // Rows in shared memory are 16 bytes longer than their numbers: see fragments.cuh.
-  const shared = (own + STAGES * other) * (2 * D + 16 + 2 * Dv + 16);
-  const of = (side: string): string =>
-    `heed_cuda_attention_backward_${side}_${name}_${D}${rich ? "_rich" : ""}`;
+  const { D, keys, tallRows, slices } = kernels;
+  const isTall = tallRows !== undefined && fitTwo(coresShared(kernels, tallRows), limits);
+  const of = (side: string, { own, other }: Tile, count: number, z: number, suffix: string): TiledLaunch => {
+    const kernel = `heed_cuda_attention_backward_${side}_${name}_${D}${suffix}`;
+    return tiled(kernel, sizes, Math.ceil(count / own), z, coresShared(kernels, { own, other }));
+  };
+  const rows = isTall ? tallRows : kernels.rows;
   return {
-    keys: tiled(of("keys"), sizes, Math.ceil(sizes.Sk / own), slices, shared),
-    rows: tiled(of("rows"), sizes, Math.ceil(rowsOf(sizes) / own), 1, shared),
+    keys: of("keys", keys, sizes.Sk, slices, rich ? "_rich" : ""),
+    rows: of("rows", rows, rowsOf(sizes), 1, rich ? "_rich" : isTall ? "_tall" : ""),
   };
 }
 

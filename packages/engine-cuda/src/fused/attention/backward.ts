@@ -27,7 +27,7 @@ interface Kernels {
   readonly onTensorCores: boolean;
 }
 function kernelsFor({ q, dims, rules }: AttentionBackwardPlan, { limits }: Device): Kernels {
-  const cores = tensorCores(q.dtype, dims, isRich(rules));
+  const cores = tensorCores(q.dtype, dims, isRich(rules), limits);
   const any = anyKernels(q.dtype, dims, limits);
   return { products: cores ?? any, any, onTensorCores: cores !== undefined };
 }

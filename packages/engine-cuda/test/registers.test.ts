@@ -15,6 +15,11 @@ const CEILINGS: readonly (readonly [pattern: RegExp, registers: number, reason: 
     "scores, output and the next tile of keys stay in registers: 128 threads, two blocks to a multiprocessor",
   ],
   [
+    /^heed_cuda_attention_backward_(keys|rows)_(f16|bf16)_/,
+    255,
+    "sums of dk and dv, or dq, and two products of scores stay in registers: 128 threads, two blocks",
+  ],
+  [
     /^heed_cuda_(latent|decode)_.*(bf16|f16)(_256.*)?$/,
     255,
     "256 values of 16 rows stay in registers: one or two blocks by shared memory",
@@ -42,7 +47,10 @@ const CEILINGS: readonly (readonly [pattern: RegExp, registers: number, reason: 
 const SPILLS: readonly (readonly [pattern: RegExp, architecture: string, bytes: number, reason: string])[] = [
   [/^heed_cuda_attention_any_f32$/, "sm_80", 20, "around the call of the dropout generator"],
   [/^heed_cuda_attention_any_f32$/, "sm_100", 4, "around the call of the dropout generator"],
+  [/^heed_cuda_attention_backward_mask_/, "sm_80", 24, "around the call of the dropout generator"],
+  [/^heed_cuda_attention_backward_mask_/, "sm_90a", 28, "around the call of the dropout generator"],
   // The kernels below are tuned for 8.0 and 9.0, where none spills; what these words cost on 10.0 and 12.0 has not been measured.
+  [/^heed_cuda_attention_backward_keys_(f16|bf16)_96$/, "sm_100", 4, "a word beside 255 registers"],
   [/^heed_cuda_attention_(f16|bf16)_128$/, "sm_100", 8, "two words beside 255 registers"],
   [/^heed_cuda_attention_(f16|bf16)_64_rich$/, "sm_100", 84, "the assembler keeps to 128 registers"],
   [/^heed_cuda_decode_bf16_64_codes$/, "sm_100", 104, "the assembler keeps to 128 registers"],

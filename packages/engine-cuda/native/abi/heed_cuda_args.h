@@ -66,3 +66,11 @@ typedef struct {
 } heed_cuda_norm_rope_append;
 // Units of a head's page: ceil(page_size / 32) * bytes of a row of keys, page_size * ceil(Dv / 32) of values; `units` of all.
 typedef struct { heed_seal_pages problem; int64_t units, key_units, value_units; } heed_cuda_seal_pages;
+
+// Attention backward. heed_cuda_attention_backward_<bf16 | f16>_*: rows of all operands but out, and of dq, dk and dv, as in
+// heed_cuda_attention.
+typedef struct {
+  heed_attention_backward problem;
+  void* statistics;     // [B, Hkv, S * G, 4], float32, or float64 for float64: lse / ln 2, delta, lse, 0
+  int32_t tiles, edge;  // tiles of a sequence; rows and keys of a tile, where the kernel leaves it open
+} heed_cuda_attention_backward;

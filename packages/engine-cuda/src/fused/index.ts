@@ -1,6 +1,7 @@
 import type { FusedOps } from "@heed/tensor";
 import { linear } from "../core/matmul.ts";
 import type { Device } from "../launch.ts";
+import { attentionBackward } from "./attention/backward.ts";
 import { attention, pagedAttention } from "./attention/index.ts";
 import { kvAppend } from "./kv-append.ts";
 import { normRopeAppend } from "./norm-rope-append.ts";
@@ -13,6 +14,7 @@ export function fusedOps(device: Device): FusedOps {
   return {
     linear: linear(device),
     attention: attention(device),
+    attentionBackward: attentionBackward(device),
     pagedAttention: pagedAttention(device),
     rmsNorm: rmsNorm(device),
     rmsNormBackward: rmsNormBackward(device),

@@ -1,0 +1,11 @@
+// Keys up to 192, values up to 128: multi-head latent attention, expanded.
+#include "backward.cuh"
+
+HEED_KERNEL(heed_cuda_attention_backward_keys_bf16_192, heed_cuda_attention_backward, 128) { heed::attention_backward_keys<heed::bf16, 192, 128, 1, 32, 4, 1, false>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_keys_f16_192, heed_cuda_attention_backward, 128) { heed::attention_backward_keys<heed::f16, 192, 128, 1, 32, 4, 1, false>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_rows_bf16_192, heed_cuda_attention_backward, 128) { heed::attention_backward_rows<heed::bf16, 192, 128, 1, 32, 4, false>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_rows_f16_192, heed_cuda_attention_backward, 128) { heed::attention_backward_rows<heed::f16, 192, 128, 1, 32, 4, false>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_keys_bf16_192_rich, heed_cuda_attention_backward, 128) { heed::attention_backward_keys<heed::bf16, 192, 128, 1, 32, 4, 1, true>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_keys_f16_192_rich, heed_cuda_attention_backward, 128) { heed::attention_backward_keys<heed::f16, 192, 128, 1, 32, 4, 1, true>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_rows_bf16_192_rich, heed_cuda_attention_backward, 128) { heed::attention_backward_rows<heed::bf16, 192, 128, 1, 32, 4, true>(args); }
+HEED_KERNEL(heed_cuda_attention_backward_rows_f16_192_rich, heed_cuda_attention_backward, 128) { heed::attention_backward_rows<heed::f16, 192, 128, 1, 32, 4, true>(args); }

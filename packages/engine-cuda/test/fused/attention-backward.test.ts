@@ -14,7 +14,7 @@ import { describe, expect, test } from "bun:test";
 import { ATTENTION_BACKWARD_ARGS } from "../../src/fused/attention/backward.ts";
 import "../../src/index.ts";
 import { loadNative } from "../../src/native.ts";
-import { emulatedMissing } from "../support.ts";
+import { emulatedMissing, ENGINE } from "../support.ts";
 import { emulatedWithin } from "./engines.ts";
 
 const dims = (over: Partial<AttentionDims> & { readonly G?: number }): AttentionDims => {
@@ -40,7 +40,7 @@ const rich = (over: Parameters<typeof dims>[0]): AttentionProblem => ({
   dropout: { probability: 0.3, seed: 11 },
 });
 const subject = (dtype: Subject["dtype"]): Subject => ({
-  engine: poisonedEngine("cuda-emulated"),
+  engine: poisonedEngine(ENGINE),
   dtype,
   fused: "require",
 });

@@ -23,7 +23,7 @@ const sizes = (D: number, Dv = D): Sizes => ({ D, Dv, Hkv: 8, tiles: (rows) => M
 const decode = (over: Partial<DecodeProblem> = {}): DecodeProblem => ({
   ...sizes(128),
   dtype: "bfloat16",
-  bytes: 2,
+  storage: "float",
   G: 4,
   N: 3,
   T: 3,
@@ -96,10 +96,17 @@ describe("decode", () => {
     expect(decodeKernel(decode({ G: 17 }), HOPPER)).toBeUndefined();
   });
   test("reads codes of 8 bits, and leaves what its shared memory does not hold", () => {
-    expect(decodeKernel(decode({ bytes: 1, dtype: "float16", D: 64, Dv: 40 }), SMALLEST)?.launch.kernel).toBe(
-      "heed_cuda_decode_f16_64_codes",
-    );
+    expect(
+      decodeKernel(decode({ storage: "codes", dtype: "float16", D: 64, Dv: 40 }), SMALLEST)?.launch.kernel,
+    ).toBe("heed_cuda_decode_f16_64_codes");
     expect(decodeKernel(decode({ D: 256, Dv: 256 }), HOPPER)).toBeDefined();
+    expect(decodeKernel(decode({ storage: "int4", D: 40, Dv: 64 }), SMALLEST)?.launch).toMatchObject({
+      kernel: "heed_cuda_decode_bf16_64_int4",
+      // 16 queries; of each of 4 warps two stages of codes, scales and zeros, and three terms of 16 keys and their values in 16 bits.
+      shared: 16 * 144 + 4 * (2 * (2 * 16 * 48 + (64 + 32) * 8) + (3 + 1) * 16 * 144),
+    });
+    expect(decodeKernel(decode({ storage: "int4", dtype: "float16" }), SMALLEST)).toBeDefined();
+    expect(decodeKernel(decode({ ...sizes(256), storage: "int4" }), HOPPER)).toBeDefined();
     expect(decodeKernel(decode({ D: 256, Dv: 256 }), SMALLEST)).toBeUndefined();
     expect(decodeKernel(decode({ dtype: "float32" }), HOPPER)).toBeUndefined();
   });

@@ -26,7 +26,7 @@ DEVICE Sequence backward_sequence(const heed_attention_backward& p, int batch, i
   s.pages = nullptr;
   s.page_size = 1;
   s.tokens = static_cast<int>(p.q.shape[1]);
-  s.length = p.scores.kv_lengths.data ? at_i32(p.scores.kv_lengths, batch) : static_cast<int>(p.k.shape[1]);
+  s.length = dense_length(p.scores, batch, static_cast<int>(p.k.shape[1]));
   s.offset = first_position(p.scores, batch, s.tokens, s.length);
   return s;
 }

@@ -3,21 +3,24 @@
 // of its four warps walks over every fourth group of 16 keys by itself, its own copies two groups ahead, and the four results meet at
 // the end.
 #pragma once
-#include "fragments.cuh"
-#include "numbers.cuh"
+#include "int4.cuh"
 #include "parts.cuh"
 
 namespace heed {
 
 constexpr int kDecodeRows = 16, kDecodeKeys = 16, kDecodeWarps = 4, kDecodeStages = 2;
 
-// kBytes: of a stored number, 2 (T itself) or 1 (codes of 8 bits with a scale to each row).
+// kBytes: of a stored number, 2 (T itself), 1 (codes of 8 bits with a scale to each row) or 0 (codes of 4 bits and residual pages).
 template <class T, int kD, int kDv, int kBytes>
 struct Decode {
   static constexpr int kWide = kDv / 8;
   static constexpr int kRawK = kD * kBytes + 16, kRawV = kDv * kBytes + 16;  // bytes of a staged row
-  static constexpr int kStage = kDecodeKeys * (kRawK + kRawV);
-  static constexpr int kUnpacked = kBytes == 2 ? 0 : kDecodeKeys * (Tile<kD>::kPitch + Tile<kDv>::kPitch);
+  using Int4Keys = Int4<T, kD, true>;
+  using Int4Values = Int4<T, kDv, false>;
+  static_assert(kDecodeKeys == kInt4Rows, "a warp's keys are staged together");
+  static constexpr int kStage = kBytes == 0 ? Int4Keys::kStage + Int4Values::kStage : kDecodeKeys * (kRawK + kRawV);
+  static constexpr int kTerms = kBytes == 0 ? KeyTerms<T>::kCount : 1, kKeyTile = kDecodeKeys * Tile<kD>::kPitch;  // tiles that keys are the sum of
+  static constexpr int kUnpacked = kBytes == 2 ? 0 : kDecodeKeys * (kTerms * Tile<kD>::kPitch + Tile<kDv>::kPitch);
   static constexpr int kWarpBytes = kDecodeStages * kStage + kUnpacked;
   static constexpr int kQBytes = kDecodeRows * Tile<kD>::kPitch;
   static constexpr int kShared = kQBytes + kDecodeWarps * kWarpBytes;
@@ -47,7 +50,17 @@ struct Decode {
   }
   // This warp's 16 keys and values from `first` on.
   DEVICE void load(int stage, int first) const {
-    constexpr int kKChunks = kD * kBytes / 16, kVChunks = kDv * kBytes / 16, kNumbers = 16 / kBytes;
+    if constexpr (kBytes == 0) {
+      int4_keys().load(warp_start() + stage * kStage, first);
+      int4_values().load(warp_start() + stage * kStage + Int4Keys::kStage, first);
+    } else {
+      load_rows(stage, first);
+    }
+  }
+  DEVICE Int4Keys int4_keys() const { return {stored_keys(args), s, kv_head, keys}; }
+  DEVICE Int4Values int4_values() const { return {stored_values(args), s, kv_head, keys}; }
+  DEVICE void load_rows(int stage, int first) const {
+    constexpr int kKChunks = kD * kBytes / 16, kVChunks = kDv * kBytes / 16, kNumbers = 16 / (kBytes ? kBytes : 1);
     ROLLED for (int i = lane(); i < kDecodeKeys * kKChunks; i += 32) {
       const int row = i / kKChunks, chunk = i % kKChunks, j = first + row;
       const bool valid = j >= keys.begin && j < keys.end && chunk * kNumbers < d;
@@ -61,13 +74,14 @@ struct Decode {
   }
   // Lane l < 16: the scale of key first + l; the others: of value first + l - 16. Without codes 1.
   DEVICE float scale_of(int first) const {
-    if constexpr (kBytes == 2) return 1;
+    if constexpr (kBytes != 1) return 1;
     const int j = first + lane() % 16;
     if (j < keys.begin || j >= keys.end) return 0;
     const heed_tensor& t = lane() < 16 ? args.k_scales : args.v_scales;
     const int64_t at = s.pages[j / s.page_size] * t.strides[0] + kv_head * t.strides[1] + j % s.page_size * t.strides[2];
     return static_cast<const float*>(t.data)[at];
   }
+  DEVICE static float of_lane(float scale, int from) { return kBytes == 0 ? 1.0f : shuffle(scale, from); }
   DEVICE float number_of(uint32_t code) const {
     return args.format == HEED_PAGES_E4M3 ? from_e4m3(static_cast<uint8_t>(code)) : static_cast<float>(static_cast<int>(code) - 128);
   }
@@ -94,7 +108,7 @@ struct Decode {
       UNROLL for (int n = 0; n < 2; n++) {
         UNROLL for (int e = 0; e < 2; e++) {
           const int column = n * 8 + lane() % 4 * 2 + e, key = first + column;
-          float x = scores[n][2 * u + e] * shuffle(scale, column) * factor;
+          float x = scores[n][2 * u + e] * of_lane(scale, column) * factor;
           if (cap > 0) x = cap * tanhf(x / cap);
           if (rules.alibi_slopes.data && row < s.rows()) {
             const int64_t distance = s.offset + row / s.group - key;
@@ -114,7 +128,7 @@ struct Decode {
         UNROLL for (int e = 0; e < 2; e++) {
           const float weight = exp2_approx(scores[n][2 * u + e] - base);
           part += weight;
-          const float value_scale = shuffle(scale, 16 + n * 8 + lane() % 4 * 2 + e);
+          const float value_scale = of_lane(scale, 16 + n * 8 + lane() % 4 * 2 + e);
           pair[e] = visible[n][e] ? weight * value_scale : 0.0f;
         }
         weights[2 * n + u] = pack2<T>(pair[0], pair[1]);
@@ -139,10 +153,23 @@ struct Decode {
     sync_warp();
     return bits;
   }
-  DEVICE void add_odd_values(uint32_t bits, int first, const uint32_t (&weights)[4]) {
+  // Number `at` of an odd value; those of 4 bits stand in the tile again.
+  DEVICE float value_number(int values, int row, const unsigned char* value, int at) const {
+    if constexpr (kBytes == 0) {
+      const Pair x = unpack2<T>(shared<uint32_t>(values + row * Tile<kDv>::kPitch + at / 2 * 4, 1)[0]);
+      return at % 2 ? x.high : x.low;
+    }
+    return kBytes == 2 ? to_float(reinterpret_cast<const T*>(value)[at]) : number_of(value[at]);
+  }
+  DEVICE void add_odd_values(uint32_t bits, int first, int values, const uint32_t (&weights)[4]) {
     ROLLED for (int j = 0; j < kDecodeKeys; j++) {
       if (!(bits >> j & 1)) continue;
       const int key = first + j;
+      if constexpr (kBytes == 0) {
+        sync_warp();
+        int4_values().fetch_row(key, j, values);
+        sync_warp();
+      }
       UNROLL for (int u = 0; u < 2; u++) {
         const Pair mine = unpack2<T>(j < 8 ? weights[u] : weights[2 + u]);
         const float weight = shuffle(j % 2 ? mine.high : mine.low, (lane() & ~3) | j % 8 / 2);
@@ -154,8 +181,7 @@ struct Decode {
           UNROLL for (int e = 0; e < 2; e++) {
             const int at = n * 8 + lane() % 4 * 2 + e;
             if (at >= dv) continue;
-            const float number = kBytes == 2 ? to_float(reinterpret_cast<const T*>(value)[at]) : number_of(value[at]);
-            acc[n][2 * u + e] += weight * number;
+            acc[n][2 * u + e] += weight * value_number(values, j, value, at);
           }
         }
       }
@@ -163,13 +189,18 @@ struct Decode {
   }
   DEVICE void take(int stage, int first, float scale) {
     int k_rows = warp_start() + stage * kStage, v_rows = k_rows + kDecodeKeys * kRawK;
-    if constexpr (kBytes == 1) {
+    if constexpr (kBytes != 2) {
       const int unpacked = warp_start() + kDecodeStages * kStage;
-      unpack<kD>(k_rows, kRawK, unpacked);
-      unpack<kDv>(v_rows, kRawV, unpacked + kDecodeKeys * Tile<kD>::kPitch);
+      if constexpr (kBytes == 1) {
+        unpack<kD>(k_rows, kRawK, unpacked);
+        unpack<kDv>(v_rows, kRawV, unpacked + kDecodeKeys * Tile<kD>::kPitch);
+      } else {
+        int4_keys().unpack(k_rows, first, unpacked);
+        int4_values().unpack(k_rows + Int4Keys::kStage, first, unpacked + kTerms * kKeyTile);
+      }
       sync_warp();
       k_rows = unpacked;
-      v_rows = unpacked + kDecodeKeys * Tile<kD>::kPitch;
+      v_rows = unpacked + kTerms * kKeyTile;
     }
     const Tile<kD> k_tile = {shared_start() + k_rows};
     const Tile<kDv> v_tile = {shared_start() + v_rows};
@@ -177,11 +208,13 @@ struct Decode {
     UNROLL for (int n = 0; n < 2; n++) UNROLL for (int e = 0; e < 4; e++) scores[n][e] = 0;
     UNROLL for (int k = 0; k < kD / 16; k++) {
       uint32_t b[4];
-      load_b_rows(b, k_tile, 0, k);
       if constexpr (!kKeepsQuery) load_a(query[0], Tile<kD>{shared_start()}, 0, k);
       const uint32_t(&a)[4] = query[kKeepsQuery ? k : 0];
-      mma_16x8x16<T>(scores[0], a, b[0], b[1]);
-      mma_16x8x16<T>(scores[1], a, b[2], b[3]);
+      UNROLL for (int t = 0; t < kTerms; t++) {
+        load_b_rows(b, Tile<kD>{k_tile.start + t * kKeyTile}, 0, k);
+        mma_16x8x16<T>(scores[0], a, b[0], b[1]);
+        mma_16x8x16<T>(scores[1], a, b[2], b[3]);
+      }
     }
     uint32_t weights[4];
     weigh(scores, first, scale, weights);
@@ -193,7 +226,7 @@ struct Decode {
       mma_16x8x16<T>(acc[2 * n], weights, b[0], b[1]);
       mma_16x8x16<T>(acc[2 * n + 1], weights, b[2], b[3]);
     }
-    if (odd) add_odd_values(odd, first, weights);
+    if (odd) add_odd_values(odd, first, v_rows, weights);
   }
   DEVICE void walk() {
     constexpr int kStep = kDecodeKeys * kDecodeWarps;
@@ -239,6 +272,7 @@ template <class T, int kD, int kDv, int kBytes>
 DEVICE void attention_decode(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kDecodeRows);
   if (work.sequence < 0) return;
+  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kDecodeRows, kDecodeRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int first_row = work.tile * kDecodeRows, dv = static_cast<int>(args.out.shape[2]);
   const int last_row = first_row + kDecodeRows < s.rows() ? first_row + kDecodeRows - 1 : s.rows() - 1;

@@ -331,6 +331,7 @@ template <class T, int kD, int kDv, int kRows, int kKeys, int kWarps, bool kRich
 DEVICE void attention_forward(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kRows);
   if (work.sequence < 0) return;
+  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kRows, kRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int axis = args.indices.data ? 2 : 3, dv_start = block_z() * kDv;
   const int d = static_cast<int>(args.q.shape[axis]), dv = static_cast<int>(args.out.shape[axis]) - dv_start;

@@ -36,6 +36,12 @@ DEVICE int64_t first_position(const heed_scores& s, int batch, int tokens, int l
   return s.offset_mode == HEED_OFFSET_CONSTANT ? s.query_offset : at_i32(s.query_offsets, batch);
 }
 
+// Keys of a sequence of a batch: a length in memory that no host has looked at stays within those that are there.
+DEVICE int dense_length(const heed_scores& rules, int batch, int keys) {
+  if (!rules.kv_lengths.data) return keys;
+  const int length = at_i32(rules.kv_lengths, batch);
+  return length < 0 ? 0 : length > keys ? keys : length;
+}
 // Of a batch of equal lengths: k, v [B, Sk, Hkv, D].
 DEVICE Sequence dense_sequence(const heed_cuda_attention& p, int batch, int kv_head) {
   Sequence s;
@@ -51,7 +57,7 @@ DEVICE Sequence dense_sequence(const heed_cuda_attention& p, int batch, int kv_h
   s.pages = nullptr;
   s.page_size = 1;
   s.tokens = static_cast<int>(p.q.shape[1]);
-  s.length = p.scores.kv_lengths.data ? at_i32(p.scores.kv_lengths, batch) : static_cast<int>(p.k.shape[1]);
+  s.length = dense_length(p.scores, batch, static_cast<int>(p.k.shape[1]));
   s.offset = first_position(p.scores, batch, s.tokens, s.length);
   return s;
 }
@@ -92,6 +98,38 @@ DEVICE A* lse_at(const heed_cuda_attention& p, const Sequence& s, int row) {
   A* lse = static_cast<A*>(p.lse.data);
   return p.indices.data ? lse + token * p.lse.strides[0] + head * p.lse.strides[1]
                         : lse + s.batch * p.lse.strides[0] + head * p.lse.strides[1] + token * p.lse.strides[2];
+}
+
+DEVICE bool table_fits(const heed_cuda_attention& p, const Sequence& s) {
+  const int64_t first = at_i32(p.indptr, s.batch), listed = at_i32(p.indptr, s.batch + 1) - first;
+  const int64_t total = p.k.shape[0] + (p.format == HEED_PAGES_INT4 ? p.k_residual.shape[0] : 0);
+  if (first < 0 || listed < 0 || first + listed > p.indices.shape[0]) return false;
+  if (s.first_token < 0 || s.tokens < 0 || static_cast<int64_t>(s.first_token) + s.tokens > p.q.shape[0]) return false;
+  if (s.length < s.tokens || s.length > listed * s.page_size) return false;
+  bool known = true;
+  ROLLED for (int i = lane(); i < (s.length + s.page_size - 1) / s.page_size; i += 32) known = known && s.pages[i] >= 0 && s.pages[i] < total;
+  return ballot(!known) == 0;
+}
+// Whether sequence n's part of the page table leads out of pages or rows: then rows first .. first + count - 1 of this block's key head
+// have become NaN, and the block is done. No host has looked at the table, and a page that is not there would cost the context. A
+// function of its own: in each kernel its registers and code are too many.
+OUTLINED bool is_unknown(const heed_cuda_attention& p, int n, int first, int count) {
+  const Sequence s = paged_sequence(p, n, block_y());
+  if (table_fits(p, s)) return false;
+  const int64_t dv = p.out.shape[2];
+  ROLLED for (int64_t i = thread_x(); i < count * dv; i += block_threads()) {
+    const int row = first + static_cast<int>(i / dv);
+    const int64_t token = static_cast<int64_t>(s.first_token) + row / s.group, at = i % dv * p.out.strides[2];
+    if (row >= s.rows() || token < 0 || token >= p.q.shape[0]) continue;
+    unsigned char* out = row_at(p, p.out, s, row);
+    if (p.out.dtype == HEED_FLOAT64) reinterpret_cast<double*>(out)[at] = NAN;
+    else if (p.out.dtype == HEED_FLOAT32) reinterpret_cast<float*>(out)[at] = NAN;
+    else reinterpret_cast<uint16_t*>(out)[at] = 0x7fff;  // in float16 and in bfloat16
+    if (!p.lse.data || i % dv != 0) continue;
+    if (p.lse.dtype == HEED_FLOAT64) *lse_at<double>(p, s, row) = NAN;
+    else *lse_at<float>(p, s, row) = NAN;
+  }
+  return true;
 }
 
 // A tile of query rows of one sequence; sequence -1: there is none of that number.

@@ -6,7 +6,7 @@ interface Tile {
   readonly own: number;
   readonly other: number;
 }
-/** A pair of kernels of native/kernels/attention/backward_*.cu: the largest sizes they take, and their tiles. */
+/** A pair of kernels of native/kernels/attention/backward.cu: the largest sizes they take, and their tiles. */
 interface Kernels {
   readonly D: number;
   readonly Dv: number;

@@ -8,7 +8,7 @@ import {
 } from "@heed/tensor";
 import type { Device } from "../../launch.ts";
 import { ATTENTION_ARGS, type Extras, writeDense, writePaged } from "./arguments.ts";
-import { aligned, isAligned, room } from "./operands.ts";
+import { aligned, isAligned, readsInPlace, room } from "./operands.ts";
 import {
   anyKernel,
   decodeKernel,
@@ -91,19 +91,20 @@ export function pagedAttention(device: Device): FusedOp<PagedAttentionPlan> {
     },
   };
 }
-/** The kernel for few rows where the pages are as it reads them: aligned, of the queries' dtype or of 8-bit codes. */
+/** The kernel for few rows where the pages are as it reads them: aligned, of the queries' dtype or of codes. */
 function decodeSchedule(plan: PagedAttentionPlan, { limits }: Device): DecodeSchedule | undefined {
   const { q, view, dims } = plan;
   const { N, T, Hq, Hkv, pageSize } = dims;
   const pages = [view.kPages, view.vPages];
-  const isFloat = pages.every((p) => p instanceof Tensor && p.dtype === q.dtype && isAligned(p));
-  const isCodes = pages.every((p) => !(p instanceof Tensor) && p.format !== "int4" && isAligned(p.codes));
-  if (!isFloat && !isCodes) return undefined;
+  const storage = (["float", "codes", "int4"] as const).find((name) =>
+    pages.every((p) => readsInPlace(p, name, q.dtype)),
+  );
+  if (storage === undefined) return undefined;
   const capacity = view.table.indices.size * pageSize;
   const problem = {
     ...pagedSizes(plan),
     dtype: q.dtype,
-    bytes: isFloat ? 2 : 1,
+    storage,
     G: Hq / Hkv,
     N,
     T,

@@ -1,4 +1,5 @@
-import { allocate, copyInto, DTYPES, fill, type Tensor } from "@heed/tensor";
+import { allocate, copyInto, type DType, DTYPES, fill, type Pages, Tensor } from "@heed/tensor";
+import { DECODE, type DecodeProblem } from "./schedule.ts";
 
 /** What the kernels fetch at once. */
 const BYTES = 16;
@@ -12,6 +13,20 @@ export function isAligned(t: Tensor): boolean {
     (t.strides[last] === 1 || t.shape[last] === 1) &&
     (t.storage.address + t.offset * bytes) % BYTES === 0 &&
     t.shape.every((n, axis) => axis === last || n === 1 || (t.strides[axis]! * bytes) % BYTES === 0)
+  );
+}
+/**
+ * Whether the decode kernel reads pages as such. A number of int4 pages is rounded to the queries' dtype; float16 holds every one only
+ * if rows come in float16. Scales are fetched 16 bytes at a time where a page has 16 rows.
+ */
+export function readsInPlace(pages: Pages, storage: DecodeProblem["storage"], dtype: DType): boolean {
+  if (pages instanceof Tensor) return storage === "float" && pages.dtype === dtype && isAligned(pages);
+  if (pages.format !== "int4") return storage === "codes" && isAligned(pages.codes);
+  return (
+    storage === "int4" &&
+    (dtype !== "float16" || pages.residual.dtype === dtype) &&
+    isAligned(pages.codes) &&
+    (pages.codes.shape[2]! % DECODE.keys !== 0 || (isAligned(pages.scales) && isAligned(pages.zeros)))
   );
 }
 /** The tensor, or a copy whose rows are as {@link isAligned} says, filled up with zeros. A copy belongs to `stack`. */

@@ -1,7 +1,7 @@
 import type { DType, ScoreRules } from "@heed/tensor";
 import type { DeviceLimits, Launch } from "../../launch.ts";
 
-/** A kernel of native/kernels/attention/forward_*.cu: the largest sizes it takes, and its tile of query rows and keys. */
+/** A kernel of native/kernels/attention/forward.cu: the largest sizes it takes, and its tile of query rows and keys. */
 interface Kernel {
   readonly D: number;
   readonly Dv: number;
@@ -96,9 +96,15 @@ export function anyKernel(dtype: DType, sizes: Sizes, limits: DeviceLimits): Sch
 }
 
 /** Rows of a tile, keys that a warp takes at once, its stages and the warps of native/kernels/attention/decode.cuh. */
-const DECODE = { rows: 16, keys: 16, stages: 2, warps: 4, mostParts: 64 } as const;
+export const DECODE = { rows: 16, keys: 16, stages: 2, warps: 4, mostParts: 64 } as const;
 /** Head sizes it is instantiated for. */
 const DECODE_SIZES = [64, 128, 256];
+/** Bytes of a staged number. */
+const BYTES: Readonly<Record<DecodeProblem["storage"], number>> = { float: 2, codes: 1, int4: 0.5 };
+/** Bytes of scale and zero in float32 for 16 keys and values, to a channel: 8 of a key's group, 8 / 32 of each of 16 values. */
+const INT4_PAIRS = 12;
+/** 16-bit terms of a key of 4-bit pages. */
+const KEY_TERMS = { bf16: 3, f16: 2 } as const;
 /** Fewest keys of a part: what its result costs, two numbers and a row in float32, is then 2 % of what it reads. */
 const SMALLEST_PART = 256;
 
@@ -115,8 +121,8 @@ export interface DecodeSchedule {
 /** What a decode schedule depends on besides {@link Sizes}. */
 export interface DecodeProblem extends Sizes {
   readonly dtype: DType;
-  /** Bytes of a stored number: 2, or 1 for codes. */
-  readonly bytes: 1 | 2;
+  /** How pages store a number: in the queries' dtype, in 8 bits with a scale to a row, in 4 bits with residual pages. */
+  readonly storage: "float" | "codes" | "int4";
   readonly G: number;
   /** Sequences and query rows. */
   readonly N: number;
@@ -133,12 +139,13 @@ export function decodeKernel(p: DecodeProblem, limits: DeviceLimits): DecodeSche
   const size = DECODE_SIZES.find((n) => p.D <= n && p.Dv <= n);
   const name = p.dtype === "bfloat16" ? "bf16" : p.dtype === "float16" ? "f16" : undefined;
   if (size === undefined || name === undefined || p.T * p.G > rows * p.N) return undefined;
-  const staged = 2 * keys * (size * p.bytes + 16);
-  const unpacked = p.bytes === 1 ? 2 * keys * (2 * size + 16) : 0;
+  const staged = 2 * keys * (size * BYTES[p.storage] + 16) + (p.storage === "int4" ? INT4_PAIRS * size : 0);
+  const terms = p.storage === "int4" ? KEY_TERMS[name] : 1;
+  const unpacked = p.storage === "float" ? 0 : (terms + 1) * keys * (2 * size + 16);
   const shared = rows * (2 * size + 16) + warps * (stages * staged + unpacked);
   if (shared > limits.sharedPerBlock) return undefined;
   return meeting(p, rows, SMALLEST_PART, {
-    kernel: `heed_cuda_decode_${name}_${size}${p.bytes === 1 ? "_codes" : ""}`,
+    kernel: `heed_cuda_decode_${name}_${size}${p.storage === "float" ? "" : `_${p.storage}`}`,
     threads: 32 * warps,
     shared,
   });
@@ -157,7 +164,7 @@ export function latentKernel(p: DecodeProblem, limits: DeviceLimits): DecodeSche
   const shared = (rows + stages * keys) * width + rows * (2 * keys + 16) + 4 * rows * 4 + 16;
   if (
     name === undefined ||
-    p.bytes !== 2 ||
+    p.storage !== "float" ||
     p.D > LATENT.D ||
     p.Dv > LATENT.Dv ||
     shared > limits.sharedPerBlock

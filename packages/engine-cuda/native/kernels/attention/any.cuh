@@ -139,6 +139,7 @@ struct AnyForward {
       total = total * shrink + wide_exp(sink - base);
     }
     if (row >= s.rows()) return;
+    if (s.length == kUnknown) total = NAN;
     const A inverse = total == 0 ? A(0) : shrink / total;
     unsigned char* to = row_at(args, args.out, s, row);
     const int64_t step = args.out.strides[s.pages ? 2 : 3];
@@ -180,7 +181,6 @@ template <class A>
 DEVICE void attention_any(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kAnyRows);
   if (work.sequence < 0) return;
-  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kAnyRows, kAnyRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int axis = args.indices.data ? 2 : 3, first_row = work.tile * kAnyRows, row = first_row + thread_x() / kAnyLanes;
   AnyForward<A> forward = {args, args.scores, s, static_cast<int>(block_y()), first_row, static_cast<int>(args.q.shape[axis]),

@@ -272,7 +272,6 @@ template <class T, int kD, int kDv, int kBytes>
 DEVICE void attention_decode(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kDecodeRows);
   if (work.sequence < 0) return;
-  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kDecodeRows, kDecodeRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int first_row = work.tile * kDecodeRows, dv = static_cast<int>(args.out.shape[2]);
   const int last_row = first_row + kDecodeRows < s.rows() ? first_row + kDecodeRows - 1 : s.rows() - 1;

@@ -280,6 +280,7 @@ struct Forward {
       top[t][u] = high;
     }
     if (row >= rows()) return;
+    if (s.length == kUnknown) total = NAN;
     const float inverse = total == 0 ? 0.0f : shrink / total;
     unsigned char* to = row_at(args, args.out, s, row);
     UNROLL for (int n = 0; n < kWide; n++) {
@@ -331,7 +332,6 @@ template <class T, int kD, int kDv, int kRows, int kKeys, int kWarps, bool kRich
 DEVICE void attention_forward(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kRows);
   if (work.sequence < 0) return;
-  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kRows, kRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int axis = args.indices.data ? 2 : 3, dv_start = block_z() * kDv;
   const int d = static_cast<int>(args.q.shape[axis]), dv = static_cast<int>(args.out.shape[axis]) - dv_start;

@@ -198,7 +198,6 @@ template <class T>
 DEVICE void attention_latent(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kLatentRows);
   if (work.sequence < 0) return;
-  if (args.indices.data && is_unknown(args, work.sequence, work.tile * kLatentRows, kLatentRows)) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   const int first_row = work.tile * kLatentRows;
   const int last_row = first_row + kLatentRows < s.rows() ? first_row + kLatentRows - 1 : s.rows() - 1;

@@ -42,6 +42,7 @@ DEVICE void store_merged(const heed_cuda_attention& args, const Sequence& s, int
     const float sink = float_at(args.scores.sinks, (s.first_head + row % s.group) * args.scores.sinks.strides[0]) * kLog2E;
     m.add(sink, 1, 0);
   }
+  if (s.length == kUnknown) m.sum = NAN;
   const float inverse = m.sum == 0 ? 0.0f : 1.0f / m.sum;
   reinterpret_cast<T*>(row_at(args, args.out, s, row))[column] = from_float<T>(m.value * inverse);
   if (args.lse.data && column == 0) *lse_at<float>(args, s, row) = m.sum == 0 ? -INFINITY : m.top * kLn2 + logf(m.sum);

@@ -8,6 +8,9 @@ namespace heed {
 
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
+// The length of a sequence whose page table does not fit: no key is visible, and its rows become NaN.
+constexpr int kUnknown = -1;
+
 // One sequence of a batch, whole or over pages, as seen by the query heads of one key head. A "row" is a query of one of these G heads:
 // row r is token r / G, head r % G of the group, so that the heads which share keys share their tiles.
 struct Sequence {
@@ -61,6 +64,16 @@ DEVICE Sequence dense_sequence(const heed_cuda_attention& p, int batch, int kv_h
   s.offset = first_position(p.scores, batch, s.tokens, s.length);
   return s;
 }
+// Whether a sequence's part of the page table stays within pages and rows. No host has looked at it, and a page that is not there would
+// cost the context. Each warp looks for itself.
+DEVICE bool table_fits(const heed_cuda_attention& p, const Sequence& s, int first, int listed) {
+  const int64_t total = p.k.shape[0] + (p.format == HEED_PAGES_INT4 ? p.k_residual.shape[0] : 0);
+  if (first < 0 || listed < 0 || first + static_cast<int64_t>(listed) > p.indices.shape[0]) return false;
+  if (s.tokens > s.length || s.length > static_cast<int64_t>(listed) * s.page_size) return false;
+  bool known = true;
+  ROLLED for (int i = lane(); i < (s.length + s.page_size - 1) / s.page_size; i += 32) known = known && s.pages[i] >= 0 && s.pages[i] < total;
+  return ballot(!known) == 0;
+}
 // Of a ragged batch over pages: k, v [P, Hkv, page_size, D].
 DEVICE Sequence paged_sequence(const heed_cuda_attention& p, int n, int kv_head) {
   Sequence s;
@@ -79,6 +92,9 @@ DEVICE Sequence paged_sequence(const heed_cuda_attention& p, int n, int kv_head)
   s.tokens = at_i32(p.query_indptr, n + 1) - s.first_token;
   s.length = at_i32(p.lengths, n);
   s.offset = static_cast<int64_t>(s.length) - s.tokens;
+  const int first = at_i32(p.indptr, n);
+  if (!table_fits(p, s, first, at_i32(p.indptr, n + 1) - first)) s.length = kUnknown;
+  if (s.first_token < 0 || s.tokens < 0 || static_cast<int64_t>(s.first_token) + s.tokens > p.q.shape[0]) s.tokens = 0;
   return s;
 }
 DEVICE Sequence sequence_of(const heed_cuda_attention& p, int n, int kv_head) {
@@ -98,38 +114,6 @@ DEVICE A* lse_at(const heed_cuda_attention& p, const Sequence& s, int row) {
   A* lse = static_cast<A*>(p.lse.data);
   return p.indices.data ? lse + token * p.lse.strides[0] + head * p.lse.strides[1]
                         : lse + s.batch * p.lse.strides[0] + head * p.lse.strides[1] + token * p.lse.strides[2];
-}
-
-DEVICE bool table_fits(const heed_cuda_attention& p, const Sequence& s) {
-  const int64_t first = at_i32(p.indptr, s.batch), listed = at_i32(p.indptr, s.batch + 1) - first;
-  const int64_t total = p.k.shape[0] + (p.format == HEED_PAGES_INT4 ? p.k_residual.shape[0] : 0);
-  if (first < 0 || listed < 0 || first + listed > p.indices.shape[0]) return false;
-  if (s.first_token < 0 || s.tokens < 0 || static_cast<int64_t>(s.first_token) + s.tokens > p.q.shape[0]) return false;
-  if (s.length < s.tokens || s.length > listed * s.page_size) return false;
-  bool known = true;
-  ROLLED for (int i = lane(); i < (s.length + s.page_size - 1) / s.page_size; i += 32) known = known && s.pages[i] >= 0 && s.pages[i] < total;
-  return ballot(!known) == 0;
-}
-// Whether sequence n's part of the page table leads out of pages or rows: then rows first .. first + count - 1 of this block's key head
-// have become NaN, and the block is done. No host has looked at the table, and a page that is not there would cost the context. A
-// function of its own: in each kernel its registers and code are too many.
-OUTLINED bool is_unknown(const heed_cuda_attention& p, int n, int first, int count) {
-  const Sequence s = paged_sequence(p, n, block_y());
-  if (table_fits(p, s)) return false;
-  const int64_t dv = p.out.shape[2];
-  ROLLED for (int64_t i = thread_x(); i < count * dv; i += block_threads()) {
-    const int row = first + static_cast<int>(i / dv);
-    const int64_t token = static_cast<int64_t>(s.first_token) + row / s.group, at = i % dv * p.out.strides[2];
-    if (row >= s.rows() || token < 0 || token >= p.q.shape[0]) continue;
-    unsigned char* out = row_at(p, p.out, s, row);
-    if (p.out.dtype == HEED_FLOAT64) reinterpret_cast<double*>(out)[at] = NAN;
-    else if (p.out.dtype == HEED_FLOAT32) reinterpret_cast<float*>(out)[at] = NAN;
-    else reinterpret_cast<uint16_t*>(out)[at] = 0x7fff;  // in float16 and in bfloat16
-    if (!p.lse.data || i % dv != 0) continue;
-    if (p.lse.dtype == HEED_FLOAT64) *lse_at<double>(p, s, row) = NAN;
-    else *lse_at<float>(p, s, row) = NAN;
-  }
-  return true;
 }
 
 // A tile of query rows of one sequence; sequence -1: there is none of that number.

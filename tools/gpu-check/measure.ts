@@ -12,6 +12,8 @@ export interface GpuBench {
   readonly memory: number;
   /** Least rate that the design asks of a Hopper device, in the unit of `bound` a second. */
   readonly target?: number;
+  /** Least share that the design asks of what a product or a copy reaches on this device; in place of `target`. */
+  readonly targetShare?: number;
   open(engine: CudaEngine): Subject;
 }
 /** Something ready to run; memory goes with `dispose`. */
@@ -61,13 +63,24 @@ export async function time(engine: CudaEngine, subject: Subject): Promise<number
   for (let i = 0; i < ROUNDS; i++) samples.push((await engine.elapsed(() => graph.launch())) / count);
   return median(samples);
 }
+/** The least rate asked of a bench: a rate on Hopper alone; none where it is a share of a peak that was not measured. */
+function targetOf(
+  { bound, target, targetShare }: GpuBench,
+  { cuda }: CudaEngine,
+  peaks: Readonly<Record<Bound, number>>,
+): number | undefined {
+  if (target !== undefined) return cuda.computeCapability === "9.0" ? target : undefined;
+  const least = targetShare === undefined ? undefined : targetShare * peaks[bound];
+  return Number.isNaN(least) ? undefined : least;
+}
 /** The speed of a bench beside the device's peaks, in work a second. */
 export async function measureBench(
   engine: CudaEngine,
   bench: GpuBench,
   peaks: Readonly<Record<Bound, number>>,
 ): Promise<Measured> {
-  const { name, bound, work, target } = bench;
+  const { name, bound, work } = bench;
+  const target = targetOf(bench, engine, peaks);
   using subject = bench.open(engine);
   const milliseconds = await time(engine, subject);
   const rate = (work / milliseconds) * 1000;
@@ -78,6 +91,6 @@ export async function measureBench(
     rate,
     share: rate / peaks[bound],
     peers: {},
-    ...(target && { target }),
+    ...(target !== undefined && { target }),
   };
 }

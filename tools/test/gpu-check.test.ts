@@ -164,6 +164,11 @@ describe("shapes", () => {
     expect(targets.map(({ name }) => name)).toContain("forward d128 4096 full, 4 x 16 heads");
     expect(targets.map(({ name }) => name)).toContain("decode 128 x 32768, 32/8 d128 bfloat16");
     expect(new Set(targets.map(({ target }) => target))).toEqual(new Set([300e12, 2.5e12]));
+    const shares = SHAPES.map(benchOf).filter(({ targetShare }) => targetShare !== undefined);
+    expect(shares.map(({ name, bound, targetShare }) => [name, bound, targetShare])).toEqual([
+      ["rms norm 16384 x 4096", "bytes", 0.85],
+      ["append 16384 x 1024", "bytes", 0.85],
+    ]);
   });
 });
 
@@ -288,6 +293,40 @@ describe.skipIf(missing !== undefined)("on the emulated device", () => {
     expect(result.milliseconds).toBeCloseTo(ms, 9);
     expect(result.rate).toBeCloseTo(1e12 / ms, -3);
     expect(result.share).toBeCloseTo(0.01 / ms, 9);
+  });
+  test("a target that is a share of a peak is asked of its own peak, and of none that was not measured", async () => {
+    const engine = clocked(1);
+    const bench = {
+      name: "b",
+      bound: "bytes" as const,
+      work: 84e7,
+      memory: 0,
+      targetShare: 0.85,
+      open: () => ({ run: () => (engine as never as { ran(): void }).ran(), [Symbol.dispose]: () => {} }),
+    };
+    const slow = await measureBench(engine, bench, { flops: 1, bytes: 1e12 });
+    expect(slow.target).toBeCloseTo(0.85e12, 0);
+    expect(missed([slow])).toEqual([slow]);
+    const fast = await measureBench(engine, { ...bench, work: 86e7 }, { flops: 1e15, bytes: 1e12 });
+    expect(missed([fast])).toEqual([]);
+    const alone = await measureBench(engine, bench, { flops: 1, bytes: Number.NaN });
+    expect(alone).not.toHaveProperty("target");
+  });
+  test.each([
+    ["9.0", 5],
+    ["8.6", undefined],
+  ])("a rate is asked of Hopper, whose it is: %s", async (computeCapability, expected) => {
+    const engine = clocked(1);
+    const device = { ...engine, cuda: { ...engine.cuda, computeCapability } } as CudaEngine;
+    const bench = {
+      name: "b",
+      bound: "flops" as const,
+      work: 1,
+      memory: 0,
+      target: 5,
+      open: () => ({ run: () => (device as never as { ran(): void }).ran(), [Symbol.dispose]: () => {} }),
+    };
+    expect((await measureBench(device, bench, { flops: 1, bytes: 1 })).target).toBe(expected);
   });
   test("time passes on the device's clock, and what is run is what is asked for", async () => {
     const engine = cudaEmulated();

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type Engine, getEngine, HeedError, scope, tensor } from "@heed/tensor";
 import { isBitExact, saveModel } from "./checkpoint.ts";
 import { generate } from "./generate.ts";
-import { DEMO_CONFIG, Decoder } from "./model.ts";
+import { DEMO_CONFIG, Decoder, SMALL_CONFIG } from "./model.ts";
 import { type DemoOptions, parseOptions, usage, UsageError } from "./options.ts";
 import { Progress } from "./progress.ts";
 import { attentionMaps, type HeadMap, lossChart } from "./svg.ts";
@@ -86,7 +86,9 @@ async function main(options: DemoOptions): Promise<void> {
   const corpus = await loadCorpus(options.text);
   const engine = getEngine(options.engine);
   const began = performance.now();
-  const model = new Decoder(DEMO_CONFIG, engine, { seed: options.seed });
+  const model = new Decoder(options.size === "small" ? SMALL_CONFIG : DEMO_CONFIG, engine, {
+    seed: options.seed,
+  });
   const count = [...model.parameters.values()].reduce((n, t) => n + t.size, 0);
   console.log(`Engine ${engine.name}: ${engine.description}`);
   console.log(
@@ -138,8 +140,8 @@ if (import.meta.main) {
     else await main(options);
   } catch (error) {
     if (error instanceof UsageError) console.error(`${error.message}\n\n${usage()}`);
-    else if (error instanceof HeedError) console.error(`${error.code}: ${error.message}`);
+    else if (error instanceof HeedError) console.error(`${error.name}: ${error.message}`);
     else throw error;
-    process.exitCode = 2;
+    process.exitCode = error instanceof UsageError ? 2 : 1;
   }
 }

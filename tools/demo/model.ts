@@ -43,6 +43,15 @@ export const DEMO_CONFIG: ModelConfig = {
   normEps: 1e-5,
   context: 128,
 };
+/** A decoder of 0.1 million parameters, for engines that are slow: the emulated one. */
+export const SMALL_CONFIG: ModelConfig = {
+  ...DEMO_CONFIG,
+  hiddenSize: 64,
+  intermediateSize: 128,
+  numLayers: 2,
+  numHeads: 4,
+  headDim: 16,
+};
 interface Block {
   readonly inputNorm: RMSNorm;
   readonly attention: GroupedQueryAttention;

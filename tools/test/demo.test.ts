@@ -1,4 +1,5 @@
 import "@heed/engine-cpu";
+import { cudaRefusal } from "@heed/engine-cuda";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -77,6 +78,7 @@ describe("the demo, as a command", () => {
     ["a folder", ["--text", tmpdir()], "folder"],
     ["an unknown option", ["--speed", "9"], 'unknown option "--speed"'],
     ["an unknown engine", ["--engine", "abacus"], 'no engine "abacus"'],
+    ["an unknown size", ["--size", "vast"], 'no size "vast"; there are full, small'],
   ])("%s gets an error that says so, and the usage", async (_, options, words) => {
     const { code, err } = await finish(start(...options));
     expect(err).toContain(words);
@@ -84,13 +86,38 @@ describe("the demo, as a command", () => {
     expect(code).toBe(2);
   });
 });
+/** Engines that this machine can use. */
+const usable = (name: "cuda" | "cuda-emulated"): boolean => cudaRefusal(name) === undefined;
+describe("the demo on device engines", () => {
+  if (usable("cuda-emulated"))
+    test("the small model trains and decodes on the emulated one", async () => {
+      const out = join(folder, "emulated");
+      const options = ["--engine", "cuda-emulated", "--size", "small", "--steps", "1", "--text", text];
+      const { code, out: said } = await finish(start(...options, "--out", out));
+      expect(said).toContain("Engine cuda-emulated");
+      expect(said).toContain("the weights read back bit for bit");
+      expect(Number(/full forward pass: (\S+)/.exec(said)![1])).toBeLessThan(1e-4);
+      expect(code).toBe(0);
+    }, 120_000);
+  if (!usable("cuda"))
+    test("a missing driver is one line that says so", async () => {
+      const { code, out, err } = await finish(start("--engine", "cuda", "--text", text));
+      expect([code, out, err.trimEnd().split("\n").length]).toEqual([1, "", 1]);
+      expect(err).toStartWith("EngineLoadError: ");
+    });
+});
 describe("options and text", () => {
   test("numbers are checked", () => {
     expect(() => parseOptions(["--steps", "0"])).toThrow(UsageError);
     expect(() => parseOptions(["--seed", "1.5"])).toThrow(UsageError);
     expect(() => parseOptions(["--out"])).toThrow(UsageError);
     expect(parseOptions(["--help"])).toBeUndefined();
-    expect(parseOptions(["--steps", "7"])).toMatchObject({ steps: 7, engine: "cpu", text: undefined });
+    expect(parseOptions(["--steps", "7"])).toMatchObject({
+      steps: 7,
+      engine: "cpu",
+      size: "full",
+      text: undefined,
+    });
   });
   test("an empty text and a short one are refused", async () => {
     const path = join(folder, "empty.txt");

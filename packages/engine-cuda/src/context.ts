@@ -173,16 +173,23 @@ export class Context {
   record(run: () => void): Handle {
     const { symbols } = this.native;
     this.check(symbols.graph_begin(this.#handle));
-    let recorded = false;
     try {
       run();
-      recorded = true;
-    } finally {
-      // A recording has to be ended either way; after a failure its error is the one to see.
-      if (!recorded && symbols.graph_end(this.#handle, out) === 0) symbols.graph_free(taken());
+      this.check(symbols.graph_end(this.#handle, out));
+    } catch (error) {
+      this.#abandonRecording();
+      throw error;
     }
-    this.check(symbols.graph_end(this.#handle, out));
     return taken();
+  }
+  /** Ends a recording that failed, whose own error is the one to see. Where the context cannot be entered it goes on: once more, then. */
+  #abandonRecording(): void {
+    const { symbols } = this.native;
+    for (let tries = 0; tries < 2; tries++) {
+      if (symbols.graph_end(this.#handle, out) !== 0) continue;
+      symbols.graph_free(taken());
+      return;
+    }
   }
   replay(graph: Handle): void {
     this.check(this.native.symbols.graph_launch(this.#handle, graph));

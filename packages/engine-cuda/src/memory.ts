@@ -24,8 +24,8 @@ export function deviceMemory(context: Context, bytes: number): Memory {
     buffer: undefined,
     address,
     release: () => {
+      context.free(address); // where it fails the collector tries again
       collected.unregister(memory);
-      context.free(address);
     },
   };
   collected.register(memory, { context, address }, memory);
@@ -39,8 +39,8 @@ export function temporary(context: Context, bytes: number): Temporary {
     address,
     [Symbol.dispose]: () => {
       if (freed) return;
-      freed = true;
       context.free(address);
+      freed = true;
     },
   };
 }

@@ -149,7 +149,7 @@ describe.skipIf(emulatedMissing !== undefined)("a page table on a device that do
         const { out } = await attend(kernel, { ...table, [field]: table[field].with(at, value) });
         expect(out.flat()).toHaveLength(2 * KERNELS[kernel].rows * 4 * KERNELS[kernel].Dv);
       }),
-      { numRuns: 10 },
+      { numRuns: 20 },
     );
     expect(testedEngine().lost).toBe(false);
     expect((await attend(kernel, table)).out.flat().every(Number.isFinite)).toBe(true);

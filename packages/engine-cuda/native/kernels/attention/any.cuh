@@ -182,6 +182,7 @@ DEVICE void attention_any(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kAnyRows);
   if (work.sequence < 0) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
+  if (s.tokens == 0) return;  // of a table that does not fit
   const int axis = args.indices.data ? 2 : 3, first_row = work.tile * kAnyRows, row = first_row + thread_x() / kAnyLanes;
   AnyForward<A> forward = {args, args.scores, s, static_cast<int>(block_y()), first_row, static_cast<int>(args.q.shape[axis]),
                            static_cast<int>(args.out.shape[axis]), args.keys, row, row / s.group, s.first_head + row % s.group, thread_x() % kAnyLanes};

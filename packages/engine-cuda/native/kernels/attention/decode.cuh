@@ -273,6 +273,7 @@ DEVICE void attention_decode(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kDecodeRows);
   if (work.sequence < 0) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
+  if (s.tokens == 0) return;  // of a table that does not fit
   const int first_row = work.tile * kDecodeRows, dv = static_cast<int>(args.out.shape[2]);
   const int last_row = first_row + kDecodeRows < s.rows() ? first_row + kDecodeRows - 1 : s.rows() - 1;
   const Range seen = {visible_keys(args.scores, s, first_row / s.group).begin, visible_keys(args.scores, s, last_row / s.group).end};

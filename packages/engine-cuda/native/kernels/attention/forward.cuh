@@ -333,6 +333,7 @@ DEVICE void attention_forward(const heed_cuda_attention& args) {
   const Work work = find_work(args, block_x(), kRows);
   if (work.sequence < 0) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
+  if (s.tokens == 0) return;  // of a table that does not fit
   const int axis = args.indices.data ? 2 : 3, dv_start = block_z() * kDv;
   const int d = static_cast<int>(args.q.shape[axis]), dv = static_cast<int>(args.out.shape[axis]) - dv_start;
   Forward<T, kD, kDv, kRows, kKeys, kWarps, kRich>(args, s, work.tile * kRows, d, dv, dv_start).run();

@@ -41,7 +41,7 @@ describe.each([...BUILDS])("the prebuilt library, %s", (build) => {
 
 describe("both prebuilt libraries", () => {
   test.each([...BUILDS])("take less than 8 MB each: %s", (build) => {
-    expect(manifest.libraries[build].bytes).toBeLessThan(8 * 1024 * 1024);
+    expect(manifest.libraries[build].bytes).toBeLessThan(8_000_000);
   });
   test("have the ABI version of the header", () => {
     expect(manifest.abiVersion).toBe(abiVersion());

@@ -19,6 +19,7 @@ const EXAMPLES: [name: string, expected: string][] = [
   ["attention", "dq float32[2, 64, 8, 32]"],
   ["kv-cache", "lengths 23, 10"],
   ["kv-cache-fork", "after a token each: 5 local, 10 global"],
+  ["streaming-window", "at most 4 pages; 25 without a window\nequal to full attention under the mask: true"],
   ["kv-cache-prefix", "pages 1 2 3 and 1 2 4"],
   ["speculative-decoding", "32 tokens in 11 steps of the target\nequal to a token a step: true"],
   ["beam-search", "at most 14 pages for 4 beams; 48 if each had its own"],

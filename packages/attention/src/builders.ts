@@ -138,7 +138,7 @@ const BUILDERS: { readonly [K in keyof BuiltLayers]: LayerBuilder<BuiltLayers[K]
   GlobalAttention: builder("GlobalAttention", grouped, (o, p) => new GlobalAttention(o, p)),
   GroupedQueryAttention: builder<GroupedQueryAttentionOptions, GroupedQueryAttention>(
     "GroupedQueryAttention",
-    { ...grouped, window: orNull(window) },
+    { ...grouped, window: orNull(window), sinkTokens: number },
     (o, p) => new GroupedQueryAttention(o, p),
   ),
   Linear: builder<LinearLayerOptions, Linear>(
@@ -148,7 +148,7 @@ const BUILDERS: { readonly [K in keyof BuiltLayers]: LayerBuilder<BuiltLayers[K]
   ),
   LocalAttention: builder<LocalAttentionOptions, LocalAttention>(
     "LocalAttention",
-    { ...grouped, windowSize: required(number) },
+    { ...grouped, windowSize: required(number), sinkTokens: number },
     (o, p) => new LocalAttention(o, p),
   ),
   MultiHeadLatentAttention: builder(
@@ -163,7 +163,14 @@ const BUILDERS: { readonly [K in keyof BuiltLayers]: LayerBuilder<BuiltLayers[K]
   ),
   ScaledDotProductAttention: builder<ScaledDotProductAttentionOptions, ScaledDotProductAttention>(
     "ScaledDotProductAttention",
-    { isCausal: boolean, window, scale: number, softcap: number, layout: oneOf("bshd", "bhsd") },
+    {
+      isCausal: boolean,
+      window,
+      sinkTokens: number,
+      scale: number,
+      softcap: number,
+      layout: oneOf("bshd", "bhsd"),
+    },
     (o, p) => {
       for (const name of p.keys())
         throw new ArgumentError(`[ScaledDotProductAttention] takes no parameters; got "${name}"`, { name });

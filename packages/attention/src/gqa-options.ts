@@ -68,6 +68,11 @@ export interface GroupedQueryAttentionOptions {
   readonly isCausal?: boolean | undefined;
   /** Sliding window. A Hugging Face `sliding_window` W is { left: W - 1 }. Default none. */
   readonly window?: Window | null | undefined;
+  /**
+   * First tokens of a sequence that stay visible behind the window (Xiao et al. 2023, arXiv:2309.17453); a windowed group of a cache must
+   * keep as many (`sinks`). Not the learnt logits of `sinks`. Default 0.
+   */
+  readonly sinkTokens?: number | undefined;
   /** Scores become softcap * tanh(score / softcap) (Gemma 2). Default none. */
   readonly softcap?: number | null | undefined;
   /** Factor of q.k. Default 1 / sqrt(headDim). */
@@ -99,6 +104,7 @@ export interface GroupedQueryAttentionConfig {
   readonly rotateContext: boolean;
   readonly isCausal: boolean;
   readonly window: { readonly left?: number; readonly right?: number } | null;
+  readonly sinkTokens: number;
   readonly softcap: number | null;
   readonly scale: number;
   readonly sinks: boolean;
@@ -215,6 +221,7 @@ export function resolveHeadConfig(o: GroupedQueryAttentionOptions): HeadConfig {
     qkNorm: resolveQkNorm(o.qkNorm),
     isCausal: o.isCausal ?? sources.contextSize === null,
     window: resolveWindow(o.window),
+    sinkTokens: wholeNumber(WHAT, "sinkTokens", o.sinkTokens ?? 0, 0),
     softcap: o.softcap === null || o.softcap === undefined ? null : positive(WHAT, "softcap", o.softcap),
     scale: resolveScale(o.scale, heads.headDim),
     sinks: o.sinks ?? false,

@@ -283,10 +283,11 @@ export class GroupedQueryAttention implements Layer<GroupedQueryAttentionCall> {
     });
   }
   #scoreOptions(): ScoreOptions {
-    const { isCausal, window, softcap, scale } = this.#config;
+    const { isCausal, window, sinkTokens, softcap, scale } = this.#config;
     return {
       isCausal,
       window: window ?? undefined,
+      sinkTokens,
       softcap: softcap ?? undefined,
       scale,
       sinks: this.parameters.get("sinks"),

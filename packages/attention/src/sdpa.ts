@@ -19,6 +19,8 @@ export interface ScaledDotProductAttentionOptions {
   readonly isCausal?: boolean | undefined;
   /** Sliding window. Default none. */
   readonly window?: Window | undefined;
+  /** Keys below this stay visible behind the window's left side. Default 0. */
+  readonly sinkTokens?: number | undefined;
   /** Default 1 / sqrt(D). */
   readonly scale?: number | undefined;
   /** Default none. */
@@ -53,11 +55,12 @@ export class ScaledDotProductAttention implements Module {
   readonly #options: ScaledDotProductAttentionOptions;
 
   constructor(options: ScaledDotProductAttentionOptions = {}) {
-    const { isCausal = false, layout = "bshd", window, scale, softcap } = options;
+    const { isCausal = false, layout = "bshd", window, sinkTokens, scale, softcap } = options;
     this.#options = {
       isCausal,
       layout,
       ...(window && { window }),
+      ...(sinkTokens !== undefined && { sinkTokens }),
       ...(scale !== undefined && { scale }),
       ...(softcap !== undefined && { softcap }),
     };

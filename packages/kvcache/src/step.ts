@@ -253,10 +253,11 @@ export class Step implements BlockTableReader {
         { layer },
       );
     }
-    const { storage } = this.#groupOf(layer);
+    const { storage, layout } = this.#groupOf(layer);
     const at = this.#cache.indexOf[layer]!;
     const table = this.#tables.table(this.#cache.groupOf[layer]!);
-    return { kPages: storage.k(at), vPages: storage.v(at), table };
+    const keptSinks = layout.window === Infinity ? undefined : layout.sinks;
+    return { kPages: storage.k(at), vPages: storage.v(at), table, keptSinks };
   }
   /**
    * Makes the new tokens part of their sequences, encodes "int4" pages that are full for good, lets go of pages behind windows, and closes

@@ -1,5 +1,11 @@
 /** The parameter blocks that native libraries take: one format, whichever engine's library it is. For engines. */
-export { writeAttention, writeAttentionBackward, writePagedAttention, writeScores } from "./attention.ts";
+export {
+  refusalOfScores,
+  writeAttention,
+  writeAttentionBackward,
+  writePagedAttention,
+  writeScores,
+} from "./attention.ts";
 export { Block } from "./block.ts";
 export {
   BINARY_CODE,

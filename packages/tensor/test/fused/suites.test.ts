@@ -104,6 +104,11 @@ function nudge(t: Tensor | undefined): void {
 const ruleFaults = <P extends { readonly rules: ScoreRules }>(run: Run<P>): Record<string, Run<P>> => ({
   "a softcap that is dropped": ruled(run, { softcap: 0 }),
   "a left bound that is dropped": ruled(run, { windowLeft: -1 }),
+  "sink tokens that are dropped": ruled(run, { sinkTokens: 0 }),
+  "a sink token too many": (plan) => {
+    const { sinkTokens } = plan.rules;
+    ruled(run, { sinkTokens: sinkTokens > 0 ? sinkTokens + 1 : 0 })(plan);
+  },
   "causality that is dropped": ruled(run, { windowRight: -1 }),
   "slopes that are dropped": ruled(run, { alibiSlopes: undefined }),
   "sinks that are dropped": ruled(run, { sinks: undefined }),

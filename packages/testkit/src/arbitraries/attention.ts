@@ -14,6 +14,7 @@ export type AttentionFeature =
   | "softcap"
   | "isCausal"
   | "window"
+  | "sinkTokens"
   | "queryOffset"
   | "kvLengths"
   | "mask"
@@ -30,6 +31,7 @@ export interface AttentionProblem {
   readonly softcap?: number | undefined;
   readonly isCausal: boolean;
   readonly window?: { readonly left?: number; readonly right?: number } | undefined;
+  readonly sinkTokens?: number | undefined;
   readonly queryOffset?: number | readonly number[] | undefined;
   readonly kvLengths?: readonly number[] | undefined;
   /** Kind and shape, rank 2 to 4, broadcasting right-aligned to [B, Hq, S, Sk]. */
@@ -110,6 +112,7 @@ export function attentionProblem(limits: AttentionProblemLimits = {}): Arbitrary
       softcap: optional("softcap", fc.constantFrom(1, 4, 30)),
       isCausal: flag("isCausal"),
       window: optional("window", fc.record({ left: side, right: side }, { requiredKeys: [] })),
+      sinkTokens: optional("sinkTokens", fc.integer({ min: 0, max: 4 })),
       queryOffset: optional("queryOffset", fc.oneof(offset, perBatch(offset))),
       kvLengths: optional("kvLengths", perBatch(fc.integer({ min: 0, max: maxSk }))),
       mask: optional("mask", maskArbitrary()),

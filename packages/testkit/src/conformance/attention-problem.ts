@@ -100,7 +100,7 @@ export function placeOptions(
   subject: Subject,
 ): AttentionOptions {
   const { engine, dtype } = subject;
-  const { scale, softcap, isCausal, window, queryOffset, kvLengths, dropout } = problem;
+  const { scale, softcap, isCausal, window, sinkTokens, queryOffset, kvLengths, dropout } = problem;
   const perHead = (x: Float64Array | undefined): Tensor | undefined =>
     x && place(engine, dtype, x, [x.length]);
   return {
@@ -108,6 +108,7 @@ export function placeOptions(
     softcap,
     isCausal,
     window,
+    sinkTokens,
     queryOffset: typeof queryOffset === "object" ? placeInt32(engine, queryOffset) : queryOffset,
     kvLengths: kvLengths && placeInt32(engine, kvLengths),
     attnMask: maskTensor(data.mask, subject),

@@ -16,7 +16,7 @@ import {
   roundedData,
   tokenMajor,
 } from "./attention-problem.ts";
-import { assertMeaning, bothForms, largest, results, wideOf } from "./subject.ts";
+import { allowingRefusal, assertMeaning, bothForms, largest, results, wideOf } from "./subject.ts";
 import type { Subject } from "./subject.ts";
 
 /**
@@ -36,7 +36,7 @@ export async function checkAttention(
     k: poisonUnseen(data.k, D, data.options),
     v: poisonUnseen(data.v, Dv, data.options),
   };
-  const { fused, composed } = await bothForms(subject, (mode) =>
+  const { fused, composed } = await bothForms(allowingRefusal(subject, problem), (mode) =>
     results(() => {
       const { q, k, v } = placeOperands(problem, poisoned, subject, views);
       const options = { ...placeOptions(problem, data, subject), layout: views.layout, fused: mode };
@@ -119,7 +119,10 @@ export async function checkHiddenKey(
   const run = (rows: typeof data): Promise<{ readonly output: Float64Array; readonly lse: Float64Array }> =>
     results(() => {
       const { q, k, v } = placeOperands(problem, rows, subject, {});
-      const options = { ...placeOptions(problem, data, subject), fused: subject.fused };
+      const options = {
+        ...placeOptions(problem, data, subject),
+        fused: allowingRefusal(subject, problem).fused,
+      };
       const { output, lse } = attentionWithLse(q, k, v, options);
       return { output, lse };
     });

@@ -10,6 +10,7 @@ import { poison, poisonPages } from "../poison.ts";
 import { createRng } from "../rng.ts";
 import { type EncodedPages, quantisedPages, type Sealing, sealing } from "./quantised-pages.ts";
 import {
+  allowingRefusal,
   assertMeaning,
   bothForms,
   largest,
@@ -27,7 +28,7 @@ export interface PagedAttentionProblem {
   readonly G: number;
   readonly D: number;
   readonly Dv: number;
-  readonly options: Pick<PagedAttentionOptions, "scale" | "softcap" | "isCausal" | "window">;
+  readonly options: Pick<PagedAttentionOptions, "scale" | "softcap" | "isCausal" | "window" | "sinkTokens">;
   readonly alibi: boolean;
   readonly sinks: boolean;
 }
@@ -52,6 +53,7 @@ export function pagedProblem(
         softcap: fc.constantFrom(2, 30),
         isCausal: fc.boolean(),
         window: fc.record({ left: side, right: side }, { requiredKeys: [] }),
+        sinkTokens: fc.nat({ max: 9 }),
       },
       { requiredKeys: [] },
     ),
@@ -111,7 +113,7 @@ export async function checkPagedAttention(
     alibiSlopes: slopes,
     sinks,
   });
-  const { fused, composed } = await bothForms(subject, (mode) =>
+  const { fused, composed } = await bothForms(allowingRefusal(subject, p.options), (mode) =>
     results(() => {
       const unused = poison(new Int32Array(table.indices.length + 1));
       unused.set(format === "int4" ? table.indices.map((page) => seals.numbers[page]!) : table.indices);

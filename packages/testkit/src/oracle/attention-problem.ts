@@ -44,6 +44,8 @@ export interface AttentionOracleOptions {
   readonly isCausal?: boolean | undefined;
   /** Key j is visible only if p - left <= j <= p + right; an absent side is open. */
   readonly window?: { readonly left?: number | undefined; readonly right?: number | undefined } | undefined;
+  /** Keys j < sinkTokens are visible whatever `window.left` says (Xiao et al. 2023, arXiv:2309.17453). Default 0. */
+  readonly sinkTokens?: number | undefined;
   /** Position of query 0, one for all or one per batch entry. Default kvLength[b] - S (bottom right). */
   readonly queryOffset?: number | ArrayLike<number> | undefined;
   /** Valid keys per batch entry [B]. Default Sk. */
@@ -119,10 +121,10 @@ export function isVisible(
   j: number,
 ): boolean {
   const p = positionAt(options, b, i);
-  const { isCausal, window, mask } = options;
+  const { isCausal, window, sinkTokens = 0, mask } = options;
   if (j >= kvLengthAt(options, b)) return false;
   if (isCausal && j > p) return false;
-  if (window?.left !== undefined && j < p - window.left) return false;
+  if (window?.left !== undefined && j < p - window.left && j >= sinkTokens) return false;
   if (window?.right !== undefined && j > p + window.right) return false;
   if (!mask) return true;
   const value = mask.at(b, h, i, j);

@@ -22,7 +22,7 @@ export interface PageTable {
 /** Sizes, page table and attention options of {@link pagedAttentionOracle}; queries stand at the bottom right. */
 export interface PagedOracleOptions extends Pick<
   AttentionOracleOptions,
-  "scale" | "softcap" | "isCausal" | "window" | "alibiSlopes" | "sinks"
+  "scale" | "softcap" | "isCausal" | "window" | "sinkTokens" | "alibiSlopes" | "sinks"
 > {
   readonly Hq: number;
   readonly Hkv: number;

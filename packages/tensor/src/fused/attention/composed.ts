@@ -86,7 +86,10 @@ export function scores(q: F, k: F, rules: ScoreRules, Hq: number): Scores {
     }
   }
   if (rules.windowRight >= 0) exclude(binary("lessEqual", j, add(p, rules.windowRight)));
-  if (rules.windowLeft >= 0) exclude(binary("lessEqual", sub(p, rules.windowLeft), j));
+  if (rules.windowLeft >= 0) {
+    const near = binary("lessEqual", sub(p, rules.windowLeft), j);
+    exclude(rules.sinkTokens > 0 ? binary("or", near, binary("less", j, rules.sinkTokens)) : near);
+  }
   if (rules.kvLengths !== undefined) exclude(binary("less", j, perBatch(rules.kvLengths)));
   return { raw, softcapped, masked, allowed: unary("not", binary("equal", masked, -Infinity)) as Mask };
 }

@@ -14,6 +14,11 @@ export interface ScoreOptions {
   readonly isCausal?: boolean | undefined;
   /** Sliding window. A Hugging Face `sliding_window` W counts the query itself: left = W - 1. */
   readonly window?: Window | undefined;
+  /**
+   * Keys j < sinkTokens stay visible behind the window's left side (Xiao et al. 2023, arXiv:2309.17453): a query sees them and the last
+   * keys. Causality, the right side, lengths and masks hold for them too; without a left side it changes nothing. Default 0.
+   */
+  readonly sinkTokens?: number | undefined;
   /** s = softcap * tanh(s / softcap), before masks and biases (Gemma 2). Default none. */
   readonly softcap?: number | undefined;
   /** Slopes of ALiBi (Press, Smith, Lewis 2021, arXiv:2108.12409): [Hq], adds -slope * |p - j|. */

@@ -19,6 +19,8 @@ export interface ScoreRules {
   readonly windowLeft: number;
   /** Keys after it; -1: all, 0: causal. */
   readonly windowRight: number;
+  /** Keys below this are not hidden by windowLeft; 0 where that is open. */
+  readonly sinkTokens: number;
   readonly queryOffset: "end" | number | Tensor<"int32">;
   /** bool or float, [B, Hq, S, Sk] by zero strides. */
   readonly mask: Tensor | undefined;
@@ -87,6 +89,13 @@ export function resolveWindow(
   const right = side(window?.right, "right", what);
   return [left, isCausal === true ? 0 : right];
 }
+/** Keys that the left side does not hide: 0 where it hides none. */
+function resolveSinkTokens(sinkTokens: number, windowLeft: number, what: string): number {
+  if (Number.isSafeInteger(sinkTokens) && sinkTokens >= 0) return windowLeft < 0 ? 0 : sinkTokens;
+  throw new ArgumentError(`[${what}] sinkTokens must be a whole number of at least 0; got ${sinkTokens}`, {
+    sinkTokens,
+  });
+}
 function perHead(
   what: string,
   name: string,
@@ -108,7 +117,10 @@ export function resolveScores(
   D: number,
   Hq: number,
   dtype: FloatDType,
-): Pick<ScoreRules, "scale" | "softcap" | "windowLeft" | "windowRight" | "alibiSlopes" | "sinks"> {
+): Pick<
+  ScoreRules,
+  "scale" | "softcap" | "windowLeft" | "windowRight" | "sinkTokens" | "alibiSlopes" | "sinks"
+> {
   const scale = o.scale ?? 1 / Math.sqrt(D);
   const softcap = o.softcap ?? 0;
   if (!Number.isFinite(scale))
@@ -125,6 +137,7 @@ export function resolveScores(
     softcap,
     windowLeft,
     windowRight,
+    sinkTokens: resolveSinkTokens(o.sinkTokens ?? 0, windowLeft, what),
     alibiSlopes,
     sinks: perHead(what, "sinks", o.sinks, Hq, dtype),
   };

@@ -37,6 +37,8 @@ export interface PagedView<P extends Pages = Tensor> {
   readonly kPages: P; // [P, Hkv, pageSize, D], rows contiguous
   readonly vPages: P; // [P, Hkv, pageSize, Dv], stored as kPages are
   readonly table: PageTable;
+  /** First tokens of a sequence whose pages are never given back; absent: nobody says. */
+  readonly keptSinks?: number | undefined;
 }
 /** Lengths of a paged problem. */
 export interface PagedDims {
@@ -157,6 +159,14 @@ function pageDims(q: Tensor, kPages: Pages, vPages: Pages): PageShape & { readon
     { q: q.shape, kPages: showPages(kPages), vPages: showPages(vPages) },
   );
 }
+/** Throws ArgumentError where a query may see first tokens whose pages may have gone back. */
+function requireSinks({ keptSinks = Infinity }: PagedView<Pages>, { sinkTokens }: ScoreRules): void {
+  if (sinkTokens <= keptSinks) return;
+  bad(
+    `sinkTokens must be at most the ${keptSinks} first tokens whose pages the cache keeps; got ${sinkTokens}; give the cache's group sinks: ${sinkTokens}`,
+    { sinkTokens, keptSinks },
+  );
+}
 /**
  * Checks attention over pages and allocates its result. The table is read on the host, once per epoch. Throws ShapeError, DTypeError,
  * ArgumentError, DeviceError, DisposedError, OutOfMemoryError.
@@ -191,6 +201,7 @@ export function planPagedAttention(
     kvLengths: undefined,
     queryOffset: "end",
   };
+  requireSinks(view, rules);
   const out = allocate(engine, dtype, [T, Hq, Dv]);
   const lse = wantLse ? allocate(engine, accumulatorOf(dtype), [T, Hq]) : undefined;
   const dims: PagedDims = { N: table.lengths.size, T, Hq, Hkv, D, Dv, pageSize };

@@ -251,6 +251,25 @@ describe.each(subjects)("attention on $name, fused: $fused", ({ name, fused }) =
       assertClose(run(2 ** 31, 2 ** 31), Array(4).fill(15 / 4), { rel: 1e-15 });
     });
   });
+  test("sink tokens are seen behind the window, as causality, lengths and masks allow, and change nothing without its left side", () => {
+    scope(() => {
+      const q = zeros([1, 4, 1, 2], on);
+      const v = tensor([1, 2, 4, 8], [1, 4, 1, 1], on);
+      const run = (sinkTokens: number, o: AttentionOptions): number[] =>
+        list(attention(q, q, v, { sinkTokens, fused: fused === "require" ? "auto" : fused, ...o }));
+      const last = { window: { left: 0 }, isCausal: true } as const;
+      assertClose(run(0, last), [1, 2, 4, 8], { rel: 1e-15 });
+      assertClose(run(1, last), [1, 1.5, 2.5, 4.5], { rel: 1e-15 });
+      assertClose(run(2, last), [1, 1.5, 7 / 3, 11 / 3], { rel: 1e-15 });
+      assertClose(run(2 ** 53 - 1, last), [1, 1.5, 7 / 3, 15 / 4], { rel: 1e-15 });
+      const one = tensor([1], undefined, { engine: name, dtype: "int32" });
+      assertClose(run(2, { ...last, kvLengths: one, queryOffset: 0 }), [1, 1, 1, 1], { rel: 1e-15 });
+      const attnMask = tensor([0, 1, 1, 1], [1, 4], { engine: name, dtype: "bool" });
+      assertClose(run(2, { ...last, attnMask }), [0, 2, 3, 5], { rel: 1e-15 });
+      assertClose(run(2, { isCausal: true }), run(0, { isCausal: true }));
+      assertClose(run(2, { window: { right: 1 } }), run(0, { window: { right: 1 } }));
+    });
+  });
   test("scores as large as a float holds do not overflow, in float16 too", () => {
     scope(() => {
       const big = tensor([200, 200, 200, 200, -200, -200, -200, -200], [1, 2, 1, 4], {

@@ -89,6 +89,13 @@ refuses({
   "a negative window": [attend({ window: { left: -1 } }), ArgumentError, "window.left"],
   "a fractional window": [attend({ window: { right: 1.5 } }), ArgumentError, "window.right"],
   "a window of NaN": [attend({ window: { left: NaN } }), ArgumentError, "window.left"],
+  "negative sink tokens": [
+    attend({ sinkTokens: -1 }),
+    ArgumentError,
+    "sinkTokens must be a whole number of at least 0; got -1",
+  ],
+  "fractional sink tokens": [attend({ sinkTokens: 1.5, window: { left: 1 } }), ArgumentError, "sinkTokens"],
+  "sink tokens of NaN": [attend({ sinkTokens: NaN, window: { left: 1 } }), ArgumentError, "sinkTokens"],
   "a scale of NaN": [attend({ scale: NaN }), ArgumentError, "scale"],
   "an infinite scale": [attend({ scale: Infinity }), ArgumentError, "scale"],
   "a negative softcap": [attend({ softcap: -1 }), ArgumentError, "softcap"],

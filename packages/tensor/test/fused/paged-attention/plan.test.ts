@@ -122,6 +122,16 @@ refuses({
     ArgumentError,
     "window.left",
   ],
+  "sink tokens of NaN": [
+    () => pagedAttention(q, view(), { sinkTokens: NaN }),
+    ArgumentError,
+    "[pagedAttention] sinkTokens",
+  ],
+  "more sink tokens than the pages keep": [
+    () => pagedAttention(q, { ...view(), keptSinks: 1 }, { window: { left: 0 }, sinkTokens: 2 }),
+    ArgumentError,
+    "sinkTokens must be at most the 1 first tokens whose pages the cache keeps; got 2",
+  ],
   "sinks for other heads": [() => pagedAttention(q, view(), { sinks: make(2) }), ShapeError, "sinks"],
 });
 test("a table that changed under a new epoch is checked again", () => {

@@ -1,7 +1,6 @@
-import type { FusedOp, FusedOps, ScoreRules } from "@heed/tensor";
+import type { FusedOp, FusedOps } from "@heed/tensor";
 import {
   type Block,
-  refusalOfScores,
   writeAttention,
   writeAttentionBackward,
   writeKvAppend,
@@ -15,25 +14,22 @@ import {
 } from "@heed/tensor/native";
 import type { Entry, Native } from "./native.ts";
 
-/** A kernel that takes every plan, but for those `refusal` names: writes the plan's block and calls the entry point. */
+/** A kernel that takes every plan: writes the plan's block and calls the entry point. */
 function kernel<Plan>(
   native: Native,
   entry: Entry,
   write: (block: Block, plan: Plan) => void,
-  refusal: FusedOp<Plan>["refusal"] = () => undefined,
 ): FusedOp<Plan> {
   const { block } = native;
   return {
-    refusal,
+    refusal: () => undefined,
     run: (plan) => {
       write(block, plan);
       native.run(entry);
     },
   };
 }
-const onScores = (plan: { readonly rules: ScoreRules }): string | undefined => refusalOfScores(plan.rules);
-
-/** The fused operations of the native engine; there is a kernel for each. Those of attention refuse sink tokens. */
+/** The fused operations of the native engine; there is a kernel for each. */
 export function fusedOps(native: Native): Required<FusedOps> {
   const { symbols } = native;
   return {
@@ -41,9 +37,9 @@ export function fusedOps(native: Native): Required<FusedOps> {
     rope: kernel(native, symbols.heed_rope_run, writeRope),
     rmsNorm: kernel(native, symbols.heed_rms_norm_run, writeRmsNorm),
     rmsNormBackward: kernel(native, symbols.heed_rms_norm_backward_run, writeRmsNormBackward),
-    attention: kernel(native, symbols.heed_attention_run, writeAttention, onScores),
-    attentionBackward: kernel(native, symbols.heed_attention_backward_run, writeAttentionBackward, onScores),
-    pagedAttention: kernel(native, symbols.heed_paged_attention_run, writePagedAttention, onScores),
+    attention: kernel(native, symbols.heed_attention_run, writeAttention),
+    attentionBackward: kernel(native, symbols.heed_attention_backward_run, writeAttentionBackward),
+    pagedAttention: kernel(native, symbols.heed_paged_attention_run, writePagedAttention),
     kvAppend: kernel(native, symbols.heed_kv_append_run, writeKvAppend),
     normRopeAppend: kernel(native, symbols.heed_norm_rope_append_run, writeNormRopeAppend),
     sealPages: kernel(native, symbols.heed_seal_pages_run, writeSealPages),

@@ -14,7 +14,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { largeMemory } from "./large-memory.ts";
 
 /** HEED_ABI_VERSION of native/abi/heed_cpu.h. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 /** An entry point that takes one parameter block. */
 export type Entry = (block: Pointer) => number;

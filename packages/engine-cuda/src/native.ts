@@ -12,7 +12,7 @@ import { type CString, dlopen, type FFIFunction } from "bun:ffi";
 import { existsSync } from "node:fs";
 
 /** HEED_CUDA_ABI_VERSION of native/abi/heed_cuda.h. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 /** Which library: the one that drives CUDA devices, or the emulation of a device on the host. */
 export type Build = "cuda" | "emulated";

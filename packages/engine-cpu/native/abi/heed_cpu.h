@@ -8,7 +8,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define HEED_ABI_VERSION 2
+#define HEED_ABI_VERSION 3
 #define HEED_MAX_RANK 8
 
 typedef enum { HEED_OK = 0, HEED_INVALID = -1, HEED_OUT_OF_MEMORY = -2, HEED_UNSUPPORTED = -3, HEED_SYSTEM = -4 } heed_status;
@@ -82,6 +82,7 @@ typedef enum { HEED_OFFSET_END = 0, HEED_OFFSET_CONSTANT = 1, HEED_OFFSET_TENSOR
 typedef struct {
   double scale, softcap;                 // softcap 0: none
   int64_t window_left, window_right;     // -1: open
+  int64_t sink_tokens;                   // keys below it are not hidden by window_left; 0 where that is open
   int64_t query_offset;                  // with HEED_OFFSET_CONSTANT
   int32_t offset_mode;
   uint32_t dropout_threshold;            // probability * 2^32: a weight whose random word is below it becomes 0

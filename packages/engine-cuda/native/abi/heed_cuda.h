@@ -16,7 +16,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define HEED_CUDA_ABI_VERSION 1
+#define HEED_CUDA_ABI_VERSION 2
 
 typedef struct heed_cuda_context heed_cuda_context;
 typedef struct heed_cuda_transfer heed_cuda_transfer;

@@ -1,4 +1,3 @@
-import { UnsupportedError } from "../core/errors.ts";
 import type { AttentionBackwardPlan, AttentionPlan, ScoreRules } from "../fused/attention/plan.ts";
 import type { PagedAttentionPlan } from "../fused/paged-attention/plan.ts";
 import type { Block } from "./block.ts";
@@ -10,23 +9,15 @@ const END = 0;
 const CONSTANT = 1;
 const TENSOR = 2;
 
-/** Why no kernel that reads heed_scores can run these rules, if so: the block has no room for sink tokens. */
-export function refusalOfScores({ sinkTokens }: ScoreRules): string | undefined {
-  return sinkTokens > 0 ? `it has no sinkTokens behind a window; got ${sinkTokens}` : undefined;
-}
-/** Writes heed_scores, the rules by which a score becomes a weight, at `at` bytes into the block. Throws UnsupportedError where {@link refusalOfScores} says why. */
+/** Writes heed_scores, the rules by which a score becomes a weight, at `at` bytes into the block. */
 export function writeScores(block: Block, at: number, rules: ScoreRules): void {
   const { fields } = SCORES;
   const { queryOffset, dropout } = rules;
-  const refusal = refusalOfScores(rules);
-  if (refusal !== undefined)
-    throw new UnsupportedError(`[attention] no kernel can run this: ${refusal}; use fused: "off"`, {
-      refusal,
-    });
   block.float64(at + fields.scale, rules.scale);
   block.float64(at + fields.softcap, rules.softcap);
   block.int64(at + fields.window_left, rules.windowLeft);
   block.int64(at + fields.window_right, rules.windowRight);
+  block.int64(at + fields.sink_tokens, rules.sinkTokens);
   block.int64(at + fields.query_offset, typeof queryOffset === "number" ? queryOffset : 0);
   block.int32(
     at + fields.offset_mode,

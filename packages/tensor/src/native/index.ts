@@ -1,11 +1,5 @@
 /** The parameter blocks that native libraries take: one format, whichever engine's library it is. For engines. */
-export {
-  refusalOfScores,
-  writeAttention,
-  writeAttentionBackward,
-  writePagedAttention,
-  writeScores,
-} from "./attention.ts";
+export { writeAttention, writeAttentionBackward, writePagedAttention, writeScores } from "./attention.ts";
 export { Block } from "./block.ts";
 export {
   BINARY_CODE,

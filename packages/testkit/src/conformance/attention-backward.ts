@@ -14,7 +14,7 @@ import {
   roundedData,
   tokenMajor,
 } from "./attention-problem.ts";
-import { allowingRefusal, assertMeaning, bothForms, largest, results } from "./subject.ts";
+import { assertMeaning, bothForms, largest, results } from "./subject.ts";
 import type { Subject } from "./subject.ts";
 
 /**
@@ -36,7 +36,7 @@ export async function checkAttentionBackward(
     dOut: poisonClosed(data.dOut, Dv, data.options),
   };
   const isBias = data.mask?.kind === "additive";
-  const { fused, composed } = await bothForms(allowingRefusal(subject, problem), (mode) =>
+  const { fused, composed } = await bothForms(subject, (mode) =>
     results(() => {
       const { q, k, v, dOut } = placeOperands(problem, poisoned, subject, views);
       const options = { ...placeOptions(problem, data, subject), layout: views.layout, fused: mode };

@@ -16,7 +16,7 @@ import {
   roundedData,
   tokenMajor,
 } from "./attention-problem.ts";
-import { allowingRefusal, assertMeaning, bothForms, largest, results, wideOf } from "./subject.ts";
+import { assertMeaning, bothForms, largest, results, wideOf } from "./subject.ts";
 import type { Subject } from "./subject.ts";
 
 /**
@@ -36,7 +36,7 @@ export async function checkAttention(
     k: poisonUnseen(data.k, D, data.options),
     v: poisonUnseen(data.v, Dv, data.options),
   };
-  const { fused, composed } = await bothForms(allowingRefusal(subject, problem), (mode) =>
+  const { fused, composed } = await bothForms(subject, (mode) =>
     results(() => {
       const { q, k, v } = placeOperands(problem, poisoned, subject, views);
       const options = { ...placeOptions(problem, data, subject), layout: views.layout, fused: mode };
@@ -121,7 +121,7 @@ export async function checkHiddenKey(
       const { q, k, v } = placeOperands(problem, rows, subject, {});
       const options = {
         ...placeOptions(problem, data, subject),
-        fused: allowingRefusal(subject, problem).fused,
+        fused: subject.fused,
       };
       const { output, lse } = attentionWithLse(q, k, v, options);
       return { output, lse };

@@ -10,7 +10,6 @@ import { poison, poisonPages } from "../poison.ts";
 import { createRng } from "../rng.ts";
 import { type EncodedPages, quantisedPages, type Sealing, sealing } from "./quantised-pages.ts";
 import {
-  allowingRefusal,
   assertMeaning,
   bothForms,
   largest,
@@ -113,7 +112,7 @@ export async function checkPagedAttention(
     alibiSlopes: slopes,
     sinks,
   });
-  const { fused, composed } = await bothForms(allowingRefusal(subject, p.options), (mode) =>
+  const { fused, composed } = await bothForms(subject, (mode) =>
     results(() => {
       const unused = poison(new Int32Array(table.indices.length + 1));
       unused.set(format === "int4" ? table.indices.map((page) => seals.numbers[page]!) : table.indices);

@@ -6,7 +6,6 @@ import type { ViewRecipe } from "../arbitraries/views.ts";
 import { assertClose } from "../compare.ts";
 import { encodeArray } from "../dtype.ts";
 import type { FloatDType } from "../dtype.ts";
-import type { AttentionOracleOptions } from "../oracle/attention-problem.ts";
 import { assertFusedBound, toleranceFor } from "../tolerance.ts";
 import type { FusedBoundInput } from "../tolerance.ts";
 import { toFloat64 } from "../vectors.ts";
@@ -34,16 +33,6 @@ export function poisonedEngine(name: string): Engine {
   return Object.assign(Object.create(engine) as Engine, { alloc });
 }
 
-/**
- * The subject for a problem with sink tokens behind a window: kernels may refuse those, so that one which must run becomes one that may.
- */
-export function allowingRefusal(
-  subject: Subject,
-  { window, sinkTokens = 0 }: Pick<AttentionOracleOptions, "window" | "sinkTokens">,
-): Subject {
-  const mayRefuse = sinkTokens > 0 && window?.left !== undefined && subject.fused === "require";
-  return mayRefuse ? { ...subject, fused: "auto" } : subject;
-}
 /** What `run` gives as the subject says, and in the composed form; once only where that is the same. */
 export async function bothForms<R>(
   { fused = "auto" }: Subject,

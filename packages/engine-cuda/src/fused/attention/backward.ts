@@ -15,8 +15,8 @@ import { isRich } from "./schedule.ts";
 
 /** heed_cuda_attention_backward of native/abi/heed_cuda_args.h; its test compares it with what the library reports. */
 export const ATTENTION_BACKWARD_ARGS = {
-  bytes: 2392,
-  fields: { problem: 0, statistics: 2376, tiles: 2384, edge: 2388 },
+  bytes: 2400,
+  fields: { problem: 0, statistics: 2384, tiles: 2392, edge: 2396 },
 } as const;
 const { fields, bytes } = ATTENTION_BACKWARD_ARGS;
 

@@ -6,7 +6,6 @@ import {
   type Pages,
   Tensor,
 } from "@heed/tensor";
-import { refusalOfScores } from "@heed/tensor/native";
 import type { Device } from "../../launch.ts";
 import { ATTENTION_ARGS, type Extras, writeDense, writePaged } from "./arguments.ts";
 import { aligned, isAligned, readsInPlace, room } from "./operands.ts";
@@ -51,11 +50,10 @@ const pagedSchedule = (plan: PagedAttentionPlan, { limits }: Device): Schedule |
 /** Whether a schedule is one for tensor cores, which want aligned rows. */
 const wantsAligned = ({ keys }: Schedule): boolean => keys === 0;
 
-/** Attention forward; refuses sink tokens, and head sizes whose tile does not fit the shared memory. */
+/** Attention forward; refuses head sizes whose tile does not fit the shared memory. */
 export function attention(device: Device): FusedOp<AttentionPlan> {
   return {
-    refusal: (plan) =>
-      refusalOfScores(plan.rules) ?? refusalOf(denseSchedule(plan, device), denseSizes(plan)),
+    refusal: (plan) => refusalOf(denseSchedule(plan, device), denseSizes(plan)),
     run: (plan) => {
       const { q, k, v, out, lse, dims } = plan;
       if (out.size === 0) return;
@@ -73,8 +71,7 @@ export function attention(device: Device): FusedOp<AttentionPlan> {
 /** Attention over pages, of float and quantised pages; refuses as {@link attention} does. */
 export function pagedAttention(device: Device): FusedOp<PagedAttentionPlan> {
   return {
-    refusal: (plan) =>
-      refusalOfScores(plan.rules) ?? refusalOf(pagedSchedule(plan, device), pagedSizes(plan)),
+    refusal: (plan) => refusalOf(pagedSchedule(plan, device), pagedSizes(plan)),
     run: (plan) => {
       const { q, out, lse, dims } = plan;
       if (out.size === 0) return;

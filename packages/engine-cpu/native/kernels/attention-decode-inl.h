@@ -50,7 +50,8 @@ HEED_INLINE void DotStep(Vec<T> (&sums)[Width<T>], const T* q, int64_t q_row, co
 /// One task: up to kDecodeRows rows, in groups of at most four.
 template <class T, class K> struct DecodeTask : TaskRows<T> {
   using Base = TaskRows<T>;
-  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local,
+      Base::Union, Base::HasGap;
   static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
   static constexpr bool kGroups = __is_same(T, float) && __is_same(K, float);
   int64_t padded, D, Dv;  // rows, D and Dv rounded up
@@ -191,14 +192,15 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     }
   }
   void Block(int64_t j0) {
-    const int64_t low = Local(0, j0).first, high = Local(rows - 1, j0).end;
+    const KeyRange seen = Union(0, rows - 1, j0);
+    const int64_t low = seen.first, high = seen.end;
     if (low >= high) return;
     bool first = !Unpacks(), grouped = Grouped(j0);
     if (grouped) {
-      LookAhead(j0 + kKeyBlock);
+      LookAhead(block.keys.After(j0));
       GroupedDots(j0, high);
     } else {
-      if (Unpacks()) UnpackBlock(a, s, a.coded_k, block.head, j0, block.end, unpacked, keys);
+      if (Unpacks()) UnpackBlock(a, s, a.coded_k, block.head, j0, block.keys.end, unpacked, keys);
       Groups([&](auto n, int64_t r) {
         Dots<decltype(n)::value>(r, high, first);
         first = false;
@@ -206,17 +208,16 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     }
     // Values that some row does not see, or drops, may be multiplied by its 0 only when they are finite.
     const bool drops = a.rules.dropout.On();
-    const bool same = !drops && a.rules.apply_mask == nullptr && Local(rows - 1, j0).first == low && Local(0, j0).end == high;
+    const bool same = !drops && a.rules.apply_mask == nullptr && Base::SeeAlike(0, rows - 1, low, high, j0);
     // Where rows see different values, numbers: whether a hidden one is NaN must not decide how the others are rounded.
     if (!same) grouped = false;
-    if (Unpacks() && !grouped) UnpackBlock(a, s, a.coded_v, block.head, j0, block.end, unpacked, values);
+    if (Unpacks() && !grouped) UnpackBlock(a, s, a.coded_v, block.head, j0, block.keys.end, unpacked, values);
     const bool select = !same && !grouped && !Finite(low, high), plain = a.rules.Plain();
     for (int64_t r = 0; r < rows; r++) {
       T* row = p + r * kKeyBlock;
       const KeyRange local = Local(r, j0);
       if constexpr (kIsCode<K>) Scale(r, key_scales);
-      if (!plain || local.first > 0 || local.end < kKeyBlock)
-        a.rules.Finish(row, kKeyBlock, local.first, local.end, Base::At(r), j0);
+      if (!plain || local.first > 0 || local.end < kKeyBlock || HasGap(r, j0)) Base::Finish(row, r, local, j0);
       uint64_t visible = select ? VisibleBits(row) : 0;
       SoftmaxRow<T>(row, m + r, sum + r * Width<T>, alpha + r);
       if (drops) DropRow(a.rules, Base::At(r), row, local.first, local.end, j0, &visible);
@@ -240,14 +241,14 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     ForEachPage(a, s, j0, BlockKeys(j0), [&](int64_t page, int64_t, int64_t, int64_t) { sealed = sealed && page < a.coded_k.codes->shape[0]; });
     return sealed;
   }
-  int64_t BlockKeys(int64_t j0) const { return block.end - j0 < kKeyBlock ? block.end - j0 : kKeyBlock; }
+  int64_t BlockKeys(int64_t j0) const { return block.keys.end - j0 < kKeyBlock ? block.keys.end - j0 : kKeyBlock; }
   HalfBlock HalfOf(const CodedPages<T>& of, int64_t token) const {
     return HalfBlockAt(of, s.pages[token / a.page_size * a.page_step], block.head, token % a.page_size);
   }
   /// Lists what the block at j0 will read.
   void LookAhead(int64_t j0) {
     ahead.next = ahead.count = 0;
-    if (j0 >= block.end || !Grouped(j0)) return;
+    if (j0 >= block.keys.end || !Grouped(j0)) return;
     for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_k, j0 + from), a.coded_k);
     for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_v, j0 + from), a.coded_v);
   }
@@ -310,9 +311,7 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
   }
   /// Blocks that are unpacked: keys, and in their place the values.
   void RunUnpacked() {
-    for (int64_t j0 = block.first / kKeyBlock * kKeyBlock; j0 < block.end; j0 += kKeyBlock) {
-      Block(j0);
-    }
+    for (int64_t j0 = block.keys.Begin(); j0 < block.keys.end; j0 = block.keys.After(j0)) Block(j0);
   }
   /// Asks for every eighth row of the next block, 4 KiB apart in float32 rows of 128: its addresses are then translated when the rest of the
   /// rows is asked for. Float32 took 1.2 times as long without (32,768 keys, contiguous and in pages of 64).
@@ -323,8 +322,8 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     }
   }
   void FindNext(int64_t j0) {
-    FindRows(a, s, a.k, a.k_strides, block.head, j0, block.end, next_keys);
-    FindRows(a, s, a.v, a.v_strides, block.head, j0, block.end, next_values);
+    FindRows(a, s, a.k, a.k_strides, block.head, j0, block.keys.end, next_keys);
+    FindRows(a, s, a.v, a.v_strides, block.head, j0, block.keys.end, next_values);
   }
   void Run(T* partial) {
     Base::Start(padded, D, partial == nullptr);
@@ -332,19 +331,20 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       RunUnpacked();
       return Base::End(partial);
     }
-    const int64_t begin = block.first / kKeyBlock * kKeyBlock;
-    if (block.first < block.end) FindNext(begin);
-    for (int64_t j0 = begin; j0 < block.end; j0 += kKeyBlock) {
+    const KeySpan& span = block.keys;
+    if (span.Begin() < span.end) FindNext(span.Begin());
+    for (int64_t j0 = span.Begin(), next; j0 < span.end; j0 = next) {
+      next = span.After(j0);
       const char **k = keys, **v = values;
       keys = next_keys, values = next_values;
       next_keys = k, next_values = v;
       if constexpr (kIsCode<K>) {
-        FindScales(a, s, *a.coded_k.scales, block.head, j0, block.end, key_scales);
-        FindScales(a, s, *a.coded_v.scales, block.head, j0, block.end, value_scales);
+        FindScales(a, s, *a.coded_k.scales, block.head, j0, block.keys.end, key_scales);
+        FindScales(a, s, *a.coded_v.scales, block.head, j0, block.keys.end, value_scales);
       }
-      more = j0 + kKeyBlock < block.end;
+      more = next < span.end;
       if (more) {
-        FindNext(j0 + kKeyBlock);
+        FindNext(next);
         TouchNext();
       }
       Block(j0);

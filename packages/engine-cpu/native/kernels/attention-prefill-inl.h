@@ -91,7 +91,8 @@ template <class F> HEED_INLINE void WithVecs(int64_t n, const F& f) {
 /// One task. Its rows are padded to whole tiles.
 template <class T> struct PrefillTask : TaskRows<T> {
   using Base = TaskRows<T>;
-  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local;
+  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local,
+      Base::Union;
   int64_t tiled;  // rows rounded up to kTileRows
   T* packed;
   uint64_t* bits;  // per row: the keys of this block that it sees and that are not dropped; kept only for a block whose values are not finite
@@ -119,12 +120,11 @@ template <class T> struct PrefillTask : TaskRows<T> {
     const T* values = keys + kKeyBlock * a.D;
     int64_t first_tile = tiled, end_tile = 0;
     for (int64_t r = 0; r < tiled; r += kTileRows) {
-      // The ends of a range rise with the query, so the first row has the lowest start and the last the highest end.
-      const int64_t low = Local(r, j0).first, high = Local(r + kTileRows - 1, j0).end;
-      if (low >= high) continue;
+      const KeyRange seen = Union(r, r + kTileRows - 1, j0);
+      if (seen.first >= seen.end) continue;
       if (first_tile == tiled) first_tile = r;
       end_tile = r + kTileRows;
-      Scores(r, j0, keys, low, high, finite);
+      Scores(r, j0, keys, seen.first, seen.end, finite);
     }
     if (!finite) return SelectedValues(first_tile, end_tile, values);
     const int64_t Dv = Padded<T>(a.Dv);
@@ -132,7 +132,8 @@ template <class T> struct PrefillTask : TaskRows<T> {
       const int64_t columns = Dv - c < kTileCols<T> ? Dv - c : kTileCols<T>;
       WithVecs(columns / Width<T>, [&](auto n) {
         for (int64_t r = first_tile; r < end_tile; r += kTileRows) {
-          const int64_t low = Local(r, j0).first, high = Local(r + kTileRows - 1, j0).end;
+          const KeyRange seen = Union(r, r + kTileRows - 1, j0);
+          const int64_t low = seen.first, high = seen.end;
           if (low < high)
             ValueTile<T, decltype(n)::value>(p + r * kKeyBlock + low, values + low * columns, columns, out + r * Dv + c, Dv,
                                              alpha + r, high - low);
@@ -150,13 +151,13 @@ template <class T> struct PrefillTask : TaskRows<T> {
       WithVecs(left, [&](auto n) { ScoreTile<T, decltype(n)::value>(q + r * a.D, a.D, at, p + r * kKeyBlock + vec * Width<T>); });
       vec += left;
     }
-    const bool plain = a.rules.Plain(), whole = Local(r + kTileRows - 1, j0).first == 0 && Local(r, j0).end == kKeyBlock;
+    const bool plain = a.rules.Plain(), whole = Base::SeeAlike(r, r + kTileRows - 1, 0, kKeyBlock, j0);
     for (int64_t i = r; i < r + kTileRows; i++) {
       T* row = p + i * kKeyBlock;
       if (!plain || !whole) {
         const KeyRange local = Local(i, j0);
-        if (plain) a.rules.Hide(row, kKeyBlock, local.first, local.end);
-        else a.rules.Finish(row, kKeyBlock, local.first, local.end, Base::At(i), j0);
+        if (plain) Base::Hide(row, i, local, j0);
+        else Base::Finish(row, i, local, j0);
       }
       if (!finite) bits[i] = VisibleBits(row);
       SoftmaxRow<T>(row, m + i, sum + i * Width<T>, alpha + i);
@@ -198,19 +199,20 @@ HEED_INLINE bool PackBlock(const Problem<T>& a, const Sequence& s, int64_t head,
   FindRows(a, s, a.v, a.v_strides, head, j0, end, rows);
   return a.pack_values(to + kKeyBlock * a.D, rows, a.v_strides.step, a.Dv);
 }
-/// Runs a task. `packed` holds the blocks from packed_block on, `finite` a flag for each; NULL: the task packs for itself.
+/// Runs a task. `packed` holds the blocks of packed_keys, `finite` a flag for each; NULL: the task packs for itself.
 template <class T>
 HEED_NOINLINE void Prefill(const Problem<T>& a, const Sequence& s, const RowBlock& block, const T* packed, const uint8_t* finite,
-                           int64_t packed_block, char* scratch, T* partial) {
+                           const KeySpan& packed_keys, char* scratch, T* partial) {
   PrefillTask<T> task(a, s, block, scratch);
   task.Start(task.tiled, a.D, partial == nullptr);
   const int64_t size = PackedSize<T>(a.D, a.Dv);
-  for (int64_t n = block.first / kKeyBlock; n * kKeyBlock < block.end; n++) {
+  for (int64_t j0 = block.keys.Begin(); j0 < block.keys.end; j0 = block.keys.After(j0)) {
     if (packed != nullptr) {
-      task.Block(n * kKeyBlock, packed + (n - packed_block) * size, finite[n - packed_block] != 0);
+      const int64_t n = packed_keys.IndexOf(j0);
+      task.Block(j0, packed + n * size, finite[n] != 0);
     } else {
-      const bool clean = PackBlock(a, s, block.head, n * kKeyBlock, block.end, task.packed, task.packed + size);
-      task.Block(n * kKeyBlock, task.packed, clean);
+      const bool clean = PackBlock(a, s, block.head, j0, block.keys.end, task.packed, task.packed + size);
+      task.Block(j0, task.packed, clean);
     }
   }
   task.End(partial);

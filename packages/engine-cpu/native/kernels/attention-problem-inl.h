@@ -25,11 +25,30 @@ struct Sequence {
   const int32_t* pages;
 };
 
+/// Keys that are walked in blocks of kKeyBlock: the blocks of keys 0 .. sinks - 1, and those of first .. end - 1. Where there are sinks, a
+/// block or more lies between.
+struct KeySpan {
+  int64_t sinks, first, end;
+
+  int64_t SinkBlocks() const { return (sinks + kKeyBlock - 1) / kKeyBlock; }
+  int64_t WindowBegin() const { return first / kKeyBlock * kKeyBlock; }
+  /// The walk: for (j0 = Begin(); j0 < end; j0 = After(j0)).
+  int64_t Begin() const { return sinks > 0 ? 0 : WindowBegin(); }
+  int64_t After(int64_t j0) const { return KeyOf(IndexOf(j0) + 1); }
+  /// Blocks in the order of the walk.
+  int64_t Blocks() const { return SinkBlocks() + (end - WindowBegin() + kKeyBlock - 1) / kKeyBlock; }
+  int64_t IndexOf(int64_t j0) const {
+    const int64_t block = j0 / kKeyBlock;
+    return block < SinkBlocks() ? block : SinkBlocks() + block - first / kKeyBlock;
+  }
+  int64_t KeyOf(int64_t index) const { return index < SinkBlocks() ? index * kKeyBlock : WindowBegin() + (index - SinkBlocks()) * kKeyBlock; }
+};
+
 /// Rows of one task, with its share of the keys.
 struct RowBlock {
   int64_t head;            // key head
   int64_t query, queries;  // first query, number of queries
-  int64_t first, end;      // keys
+  KeySpan keys;
 };
 
 template <class T> struct Problem {
@@ -53,6 +72,14 @@ template <class T> struct Problem {
   UnpackRows<T> unpack;
   bool by_groups;  // decode HEED_PAGES_INT4 with scales applied to queries and weights
 };
+/// Keys that `queries` queries from `query` on see, all that any of them sees.
+template <class T> HEED_INLINE KeySpan SpanOf(const Problem<T>& a, const Sequence& s, int64_t query, int64_t queries) {
+  KeySpan span = {a.rules.SinkTokens(), a.rules.Visible(s.offset + query, s.length).first,
+                  a.rules.Visible(s.offset + query + queries - 1, s.length).end};
+  if (span.end < span.first) span.end = span.first;
+  if (span.sinks > 0 && span.SinkBlocks() * kKeyBlock >= span.WindowBegin()) span.sinks = span.first = 0;  // one range
+  return span;
+}
 template <class T> HEED_INLINE int64_t Padded(int64_t n) { return RoundUp(n, Width<T>); }
 /// Numbers of scratch that kKeyBlock unpacked rows of keys or values take; 0 for floats.
 template <class T> HEED_INLINE int64_t UnpackedRows(const Problem<T>& a) {
@@ -183,19 +210,57 @@ template <class T> struct TaskRows {
   const RowBlock& block;
   int64_t rows;
   T *q, *p, *out, *sum, *m, *alpha;  // [rows][..], [rows][kKeyBlock], [rows][Padded(Dv)], [rows][Width], [rows], [rows]
-  KeyRange* range;                   // [rows]: keys that a row may see, within the task's
+  KeyRange* range;                   // [rows]: keys that a row may see by its window, within the task's
+  int64_t sinks;                     // keys below it may be seen, too
 
   TaskRows(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of)
-      : a(problem), s(sequence), block(of), rows(of.queries * problem.G) {}
+      : a(problem), s(sequence), block(of), rows(of.queries * problem.G), sinks(problem.rules.SinkTokens()) {}
   int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
   int64_t Head(int64_t r) const { return block.head * a.G + (r < rows ? r : rows - 1) % a.G; }
   RowAt At(int64_t r) const { return {s.batch, Head(r), Query(r), s.offset + Query(r)}; }
-  /// Keys of [j0, j0 + kKeyBlock) that row r may see, relative to j0.
+  static int64_t Clamp(int64_t key) { return key < 0 ? 0 : key > kKeyBlock ? kKeyBlock : key; }
+  /// Whether of the block at j0 row r sees sink tokens alone: its window begins behind.
+  bool SinksAlone(int64_t r, int64_t j0) const { return j0 < sinks && range[r].first >= j0 + kKeyBlock; }
+  /// Keys of [j0, j0 + kKeyBlock) that row r may see, relative to j0; those of Gap excepted.
   KeyRange Local(int64_t r, int64_t j0) const {
-    int64_t low = range[r].first - j0, high = range[r].end - j0;
-    low = low < 0 ? 0 : low > kKeyBlock ? kKeyBlock : low;
-    high = high > kKeyBlock ? kKeyBlock : high;
+    const int64_t low = j0 < sinks ? 0 : Clamp(range[r].first - j0);
+    const int64_t high = Clamp(SinksAlone(r, j0) && sinks < range[r].end ? sinks - j0 : range[r].end - j0);
     return {low, high < low ? low : high};
+  }
+  /// Keys between the sink tokens and the window of row r, within Local.
+  KeyRange Gap(int64_t r, int64_t j0) const {
+    if (j0 >= sinks) return {0, 0};
+    const KeyRange local = Local(r, j0);
+    const int64_t low = Clamp(sinks - j0), high = Clamp(range[r].first - j0);
+    return {low, high > local.end ? local.end : high};
+  }
+  bool HasGap(int64_t r, int64_t j0) const {
+    const KeyRange gap = Gap(r, j0);
+    return gap.first < gap.end;
+  }
+  /// Local of the rows r .. last together. Neither end of their windows falls from row to row.
+  KeyRange Union(int64_t r, int64_t last, int64_t j0) const {
+    const KeyRange local = Local(r, j0);
+    if (SinksAlone(r, j0)) return local;
+    const int64_t high = Clamp(range[last].end - j0);
+    return {local.first, high < local.first ? local.first : high};
+  }
+  /// Whether each of the rows r .. last sees all of the keys [low, high) of the block, as far as ranges decide.
+  bool SeeAlike(int64_t r, int64_t last, int64_t low, int64_t high, int64_t j0) const {
+    const KeyRange local = Local(last, j0);
+    return local.first == low && local.end == high && Local(r, j0).end == high && !HasGap(last, j0);
+  }
+  /// Excludes keys of row r of scores that it may not see by its range.
+  void Hide(T* row, int64_t r, const KeyRange& local, int64_t j0) const {
+    a.rules.Hide(row, kKeyBlock, local.first, local.end);
+    const KeyRange gap = Gap(r, j0);
+    a.rules.HideInside(row, gap.first, gap.end);
+  }
+  /// Scores of row r become logits.
+  void Finish(T* row, int64_t r, const KeyRange& local, int64_t j0) const {
+    a.rules.Finish(row, kKeyBlock, local.first, local.end, At(r), j0);
+    const KeyRange gap = Gap(r, j0);
+    a.rules.HideInside(row, gap.first, gap.end);
   }
   /// Rows from `rows` to `padded` become zero queries with the last row's range; their results go nowhere.
   void Start(int64_t padded, int64_t q_row, bool with_sink) {
@@ -203,7 +268,8 @@ template <class T> struct TaskRows {
     memset(sum, 0, static_cast<size_t>(padded * Width<T>) * sizeof(T));
     for (int64_t query = 0, r = 0; query < block.queries; query++) {
       const KeyRange seen = a.rules.Visible(s.offset + block.query + query, s.length);
-      const KeyRange mine = {seen.first > block.first ? seen.first : block.first, seen.end < block.end ? seen.end : block.end};
+      const KeySpan& keys = block.keys;
+      const KeyRange mine = {seen.first > keys.first ? seen.first : keys.first, seen.end < keys.end ? seen.end : keys.end};
       const char* from = s.q + (block.query + query) * a.q_strides.row + block.head * a.G * a.q_strides.head;
       for (int64_t g = 0; g < a.G; g++, r++, from += a.q_strides.head) {
         range[r] = mine;

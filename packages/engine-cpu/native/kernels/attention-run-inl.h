@@ -16,13 +16,14 @@ constexpr int64_t kWantedTasks = 32;       // of a decode step, where the keys a
 
 /// How one unit is computed.
 struct UnitPlan {
-  int64_t first, end;         // keys that any of its queries sees
+  KeySpan keys;               // that any of its queries sees
   int64_t row_blocks, splits; // one of them is 1
   bool decode;
   int64_t packed_blocks;      // of kKeyBlock keys; 0: tasks pack for themselves, or read in place
 };
 struct AttentionTask {
-  int64_t sequence, partial, packed, finite, packed_block;  // indices into the wave's buffers; -1: none
+  int64_t sequence, partial, packed, finite;  // indices into the wave's buffers; -1: none
+  KeySpan packed_keys;
   int64_t cost;
   RowBlock block;
   bool decode;
@@ -36,19 +37,14 @@ struct Unit {
 template <class T> UnitPlan PlanUnit(const Problem<T>& a, const Sequence& s, int64_t split) {
   UnitPlan u = {};
   const int64_t rows = s.queries * a.G;
-  u.first = a.rules.Visible(s.offset, s.length).first;
-  u.end = a.rules.Visible(s.offset + s.queries - 1, s.length).end;
-  if (u.end < u.first) u.end = u.first;
+  u.keys = SpanOf(a, s, 0, s.queries);
   u.row_blocks = (s.queries + BlockQueries(a.G) - 1) / BlockQueries(a.G);
   u.splits = 1;
   const bool in_place = a.k_strides.step == a.kv_bytes && a.v_strides.step == a.kv_bytes;
   u.decode = rows <= kDecodeRows && in_place;
-  const int64_t begin = u.first / kKeyBlock * kKeyBlock;
-  if (u.row_blocks <= 1) {
-    if (u.end - begin > split) u.splits = (u.end - begin + split - 1) / split;
-  } else {
-    u.packed_blocks = (u.end - begin + kKeyBlock - 1) / kKeyBlock;
-  }
+  const int64_t window = u.keys.end - u.keys.WindowBegin();
+  if (u.row_blocks > 1) u.packed_blocks = u.keys.Blocks();
+  else if (window > split) u.splits = (window + split - 1) / split;
   return u;
 }
 /// Keys per task of units that are split: kWantedTasks in all, within limits.
@@ -136,23 +132,22 @@ template <class T> struct Wave {
   }
   void ListTasks(const Unit& of, const Sequence& s, int64_t* count) {
     const UnitPlan& u = of.plan;
-    const int64_t begin = u.first / kKeyBlock * kKeyBlock, per_block = BlockQueries(a.G);
+    const int64_t begin = u.keys.WindowBegin(), per_block = BlockQueries(a.G);
     for (int64_t r = 0; r < u.row_blocks; r++)
       for (int64_t c = 0; c < u.splits; c++) {
         AttentionTask& t = task[(*count)++];
-        t = {of.sequence, of.partial, of.packed, of.finite, begin / kKeyBlock, 0, {}, u.decode};
+        t = {of.sequence, of.partial, of.packed, of.finite, u.keys, 0, {}, u.decode};
         const int64_t left = s.queries - r * per_block;
-        t.block = {of.head, r * per_block, left < per_block ? left : per_block, u.first, u.end};
+        t.block = {of.head, r * per_block, left < per_block ? left : per_block, {}};
+        KeySpan& keys = t.block.keys;
         if (u.splits > 1) {
           const int64_t from = begin + c * split;
-          t.block.first = from > u.first ? from : u.first;
-          t.block.end = from + split < u.end ? from + split : u.end;
+          keys = {c == 0 ? u.keys.sinks : 0, from > u.keys.first ? from : u.keys.first, from + split < u.keys.end ? from + split : u.keys.end};
           t.partial += c * s.queries * a.G * (Padded<T>(a.Dv) + 2);
         } else {
-          t.block.first = a.rules.Visible(s.offset + t.block.query, s.length).first;
-          t.block.end = a.rules.Visible(s.offset + t.block.query + t.block.queries - 1, s.length).end;
+          keys = SpanOf(a, s, t.block.query, t.block.queries);
         }
-        t.cost = (t.block.end - t.block.first) * t.block.queries;
+        t.cost = (keys.sinks + keys.end - keys.first) * t.block.queries;
       }
   }
   /// The block with this number among all packed blocks of the wave.
@@ -163,14 +158,14 @@ template <class T> struct Wave {
       (unit[middle].finite <= number ? low : high) = middle;
     }
     const Unit& u = unit[low];
-    const int64_t j0 = (u.plan.first / kKeyBlock + number - u.finite) * kKeyBlock;
+    const int64_t j0 = u.plan.keys.KeyOf(number - u.finite);
     T* unpacked = nullptr;
     if (a.unpack != nullptr) {
       unpacked = static_cast<T*>(ThreadScratch(static_cast<uint64_t>(UnpackedSize(a)) * sizeof(T)));
       if (unpacked == nullptr) return __atomic_store_n(&out_of_memory, true, __ATOMIC_RELAXED);
     }
     finite[number] =
-        PackBlock(a, a.sequence(a, u.sequence), u.head, j0, u.plan.end, packed + number * PackedSize<T>(a.D, a.Dv), unpacked);
+        PackBlock(a, a.sequence(a, u.sequence), u.head, j0, u.plan.keys.end, packed + number * PackedSize<T>(a.D, a.Dv), unpacked);
   }
   void RunTask(const AttentionTask& t) {
     const Sequence s = a.sequence(a, t.sequence);
@@ -186,7 +181,7 @@ template <class T> struct Wave {
     if (t.decode) return a.decode(a, s, t.block, scratch, to);
     const int64_t size = PackedSize<T>(a.D, a.Dv);
     Prefill(a, s, t.block, t.packed < 0 ? nullptr : packed + t.packed * size, t.packed < 0 ? nullptr : finite + t.packed,
-            t.packed_block, scratch, to);
+            t.packed_keys, scratch, to);
   }
   /// One row of a split unit: the parts in order of their keys, and the sink.
   void Combine(const Unit& u, const Sequence& s, int64_t r, T* acc) const {

@@ -70,10 +70,11 @@ template <class T> HEED_INLINE T DotRow(const T* x, const T* y, int64_t n) {
 /// is dropped first, since dS takes the gradient of the dropped weights to that of the softmax, and P last, for dV.
 template <class T>
 HEED_NOINLINE void FinishRow(const ScoreRules<T>& rules, const RowAt& at, T* p, T* ds, T* slope, int64_t n, int64_t low,
-                             int64_t high, int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
+                             int64_t high, const KeyRange& gap, int64_t j0, T lse, T delta, uint8_t* visible, bool before_softcap) {
   const T hidden = static_cast<T>(-__builtin_inf());
   const bool capped = rules.cap != 0 && !before_softcap;
   rules.Finish(p, n, low, high, at, j0, capped ? slope : nullptr);
+  rules.HideInside(p, gap.first, gap.end);
   T keep[kKeyBlock];
   const bool drops = rules.dropout.On();
   if (drops) {
@@ -106,10 +107,15 @@ HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& ru
   constexpr int64_t w = Width<T>, row = ScoreBlock<T>::kRow;
   const int64_t length = rules.Length(batch), offset = rules.Offset(batch, length);
   const auto clamp = [&](int64_t key) { return key < k.begin ? 0 : key > k.begin + k.count ? k.count : key - k.begin; };
+  const bool has_sinks = rules.SinkTokens() > k.begin;
+  const int64_t sinks = clamp(rules.SinkTokens());
   for (int64_t r = 0; r < q.count; r += kTileRows) {
     const int64_t high = q.count - r < kTileRows ? q.count - r : kTileRows;
-    const int64_t from = clamp(rules.Visible(offset + (q.begin + r) / s.group, length).first) / w * w;
-    int64_t end = RoundUpTo(clamp(rules.Visible(offset + (q.begin + r + high - 1) / s.group, length).end), w);
+    const int64_t nearest = rules.Visible(offset + (q.begin + r) / s.group, length).first;
+    const int64_t from = has_sinks ? 0 : clamp(nearest) / w * w;
+    // Of keys before all windows of the tile, the sink tokens alone are seen.
+    const bool alone = has_sinks && nearest >= k.begin + k.count;
+    int64_t end = RoundUpTo(alone ? sinks : clamp(rules.Visible(offset + (q.begin + r + high - 1) / s.group, length).end), w);
     if (end < from) end = from;
     to.first[r / kTileRows] = static_cast<int32_t>(from);
     to.end[r / kTileRows] = static_cast<int32_t>(end);
@@ -129,10 +135,14 @@ HEED_NOINLINE void ComputeScores(const BackwardShape& s, const ScoreRules<T>& ru
       const int64_t query = (q.begin + i) / s.group, head = key_head * s.group + (q.begin + i) % s.group;
       const KeyRange seen = rules.Visible(offset + query, length);
       const bool nothing = q.lse[i] == static_cast<T>(-__builtin_inf());
-      const int64_t low = clamp(seen.first), top = nothing ? low : clamp(seen.end);
+      const int64_t low = has_sinks ? 0 : clamp(seen.first);
+      int64_t top = nothing ? low : alone && sinks < clamp(seen.end) ? sinks : clamp(seen.end);
+      if (top < low) top = low;
+      const int64_t window = clamp(seen.first) < top ? clamp(seen.first) : top;
+      const KeyRange gap = has_sinks ? KeyRange{sinks, window} : KeyRange{from, from};
       if (from < end)
-        FinishRow<T>(rules, {batch, head, query, offset + query}, p + from, ds + from, to.slope, end - from, low - from,
-                     (top > low ? top : low) - from, k.begin + from, q.lse[i], q.delta[i],
+        FinishRow<T>(rules, {batch, head, query, offset + query}, p + from, ds + from, to.slope, end - from, low - from, top - from,
+                     {gap.first - from, gap.end - from}, k.begin + from, q.lse[i], q.delta[i],
                      careful ? to.visible + i * kKeyBlock + from : nullptr, before_softcap);
       ZeroOutside(p, from, end);
       ZeroOutside(ds, from, end);
@@ -154,11 +164,14 @@ HEED_NOINLINE void MultiplyDown(const T* scores, const ScoreBlock<T>& block, int
     const int64_t vecs = ((cols - col < kTileCols<T> ? cols - col : kTileCols<T>) + Width<T> - 1) / Width<T>;
     int64_t from = 0, to = 0;
     for (int64_t j = 0; j < keys; j += kTileRows) {
-      // Both ends of the tiles' ranges rise with the row: the tiles that meet these keys are neighbours.
+      // Both ends of the tiles' ranges rise with the row: the tiles that meet these keys are neighbours. But later tiles may see sink tokens
+      // alone, and end with them.
       while (from < tiles && block.end[from] <= j) from++;
       if (to < from) to = from;
       while (to < tiles && block.first[to] < j + kTileRows) to++;
-      const int64_t begin = from * kTileRows, end = to * kTileRows < rows ? to * kTileRows : rows;
+      int64_t until = to;
+      while (until > from && block.end[until - 1] <= j) until--;
+      const int64_t begin = from * kTileRows, end = until * kTileRows < rows ? until * kTileRows : rows;
       if (begin >= end) continue;
       const T* a = scores + begin * ScoreBlock<T>::kRow + j;
       RunTile<T, Walk::kDown, true>(

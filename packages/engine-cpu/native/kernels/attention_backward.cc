@@ -138,7 +138,7 @@ template <class S> struct Backward {
         const QueryRows<T> q = RowsOf(in_flight, item, i);
         const int64_t first = q.begin / s.group, last = (q.begin + q.count - 1) / s.group;
         const KeyRange low = rules.Visible(offset + first, length), high = rules.Visible(offset + last, length);
-        if (high.end <= k.begin || low.first >= k.begin + k.count) continue;
+        if (high.end <= k.begin || (low.first >= k.begin + k.count && rules.SinkTokens() <= k.begin)) continue;
         const bool careful = !k.finite || !finite[in_flight * s.row_blocks + i];
         ComputeScores(s, rules, batch, key_head, q, k, block, careful, false);
         clear(q, i);

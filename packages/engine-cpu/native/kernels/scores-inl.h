@@ -80,6 +80,8 @@ template <class T> struct ScoreRules {
     const heed_tensor& t = scores->query_offsets;
     return static_cast<const int32_t*>(t.data)[batch * t.strides[0]];
   }
+  /// Keys below this stay visible before the window's first key, up to its end.
+  int64_t SinkTokens() const { return scores->sink_tokens; }
   /// Keys within the length and the window of the query at `position`. Neither end falls as the position rises, so the range of a
   /// block of queries runs from its first query's first key to its last query's end.
   KeyRange Visible(int64_t position, int64_t length) const {
@@ -116,6 +118,10 @@ template <class T> struct ScoreRules {
       if (low <= i && i + Width<T> <= high) continue;
       Store<T>(row + i, Select<T>(FirstLanes<T>(high - i) & ~FirstLanes<T>(low - i), Load(row + i), none));
     }
+  }
+  /// -inf in [low, high).
+  static void HideInside(T* row, int64_t low, int64_t high) {
+    for (int64_t i = low; i < high; i++) row[i] = -static_cast<T>(__builtin_inf());
   }
 
  private:

@@ -9,7 +9,7 @@ struct Case {
   int32_t dtype = HEED_FLOAT32;
   int64_t batch = 1, queries = 9, keys = 11, heads = 2, key_heads = 1, d = 8, dv = 8;
   double softcap = 0;
-  int64_t left = -1, right = -1;
+  int64_t left = -1, right = -1, sink_tokens = 0;
   int offset_mode = HEED_OFFSET_END;
   bool lengths = false, alibi = false, sinks = false;
   MaskKind mask = MaskKind::kNone;
@@ -83,7 +83,7 @@ struct Problem {
                            : c.offset_mode == HEED_OFFSET_CONSTANT ? kConstantOffset
                                                                    : static_cast<int64_t>(offsets[b]);
     const int64_t position = offset + i;
-    if (j >= length || (c.left >= 0 && j < position - c.left) || (c.right >= 0 && j > position + c.right)) return false;
+    if (j >= length || (c.left >= 0 && j < position - c.left && j >= c.sink_tokens) || (c.right >= 0 && j > position + c.right)) return false;
     if (c.mask == MaskKind::kBool && mask[MaskIndex(b, h, i, j)] == 0) return false;
     if (c.mask == MaskKind::kFloat && mask[MaskIndex(b, h, i, j)] == -INFINITY) return false;
     double s = 0;
@@ -123,6 +123,7 @@ struct Problem {
     p.scores.softcap = c.softcap;
     p.scores.window_left = c.left;
     p.scores.window_right = c.right;
+    p.scores.sink_tokens = c.sink_tokens;
     p.scores.query_offset = kConstantOffset;
     p.scores.offset_mode = c.offset_mode;
     SetDropout(p.scores, c.dropout, kSeed);
@@ -195,10 +196,10 @@ Gradients Oracle(const Problem& p) {
 std::string Words(const Case& c, const char* what) {
   char text[300];
   snprintf(text, sizeof text,
-           "%s of %s [%ld, %ld, %ld] heads %ld/%ld d %ld/%ld cap %g window %ld/%ld offset %d lengths %d alibi %d sinks %d mask %d axes %d "
+           "%s of %s [%ld, %ld, %ld] heads %ld/%ld d %ld/%ld cap %g window %ld/%ld+%ld offset %d lengths %d alibi %d sinks %d mask %d axes %d "
            "layout %d dropout %g",
            what, Name(c.dtype), (long)c.batch, (long)c.queries, (long)c.keys, (long)c.heads, (long)c.key_heads, (long)c.d, (long)c.dv,
-           c.softcap, (long)c.left, (long)c.right, c.offset_mode, c.lengths, c.alibi, c.sinks, (int)c.mask, c.mask_axes, (int)c.layout, c.dropout);
+           c.softcap, (long)c.left, (long)c.right, (long)c.sink_tokens, c.offset_mode, c.lengths, c.alibi, c.sinks, (int)c.mask, c.mask_axes, (int)c.layout, c.dropout);
   return text;
 }
 /// Within 2 roundings of the storage type and `units` of the arithmetic's on the sum of magnitudes.
@@ -249,6 +250,16 @@ void Options() {
             for (const bool extras : {false, true})
               RunCase({.dtype = dtype, .batch = 2, .queries = 25, .keys = 30, .heads = 4, .key_heads = 2, .softcap = softcap, .left = left,
                        .right = right, .offset_mode = mode, .lengths = extras, .alibi = extras, .sinks = extras});
+}
+/// The first keys and the last ones, in blocks of keys that hold both, one of them, and neither.
+void SinkTokens() {
+  for (const int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32, HEED_BFLOAT16})
+    for (const int64_t sinks : {1, 4, 128, 150})
+      for (const int64_t left : {0, 20, 200}) {
+        RunCase({.dtype = dtype, .queries = 290, .keys = 400, .heads = 2, .key_heads = 1, .left = left, .right = 0, .sink_tokens = sinks});
+        RunCase({.dtype = dtype, .batch = 2, .queries = 120, .keys = 300, .heads = 4, .key_heads = 2, .softcap = 1.5, .left = left, .right = 3,
+                 .sink_tokens = sinks, .offset_mode = HEED_OFFSET_TENSOR, .lengths = true, .sinks = true, .mask = MaskKind::kFloat, .blind = .2, .dropout = .1});
+      }
 }
 void Masks() {
   for (const MaskKind kind : {MaskKind::kBool, MaskKind::kFloat})
@@ -374,6 +385,7 @@ int main() {
   ForEachIsa([] {
     Sizes();
     Options();
+    SinkTokens();
     Masks();
     Dropout();
     Poison();

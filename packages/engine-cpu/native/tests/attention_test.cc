@@ -10,7 +10,7 @@ struct Case {
   int64_t B = 1, S = 1, Sk = 1, Hkv = 1, G = 1, D = 8, Dv = 8;
   Layout layout = Layout::kContiguous;
   double scale = 0, softcap = 0;  // scale 0: 1 / sqrt(D)
-  int64_t left = -1, right = -1;
+  int64_t left = -1, right = -1, sink_tokens = 0;
   int32_t offset_mode = HEED_OFFSET_END;
   int64_t offset = 0;
   int32_t mask = -1;            // dtype of the mask; -1: none
@@ -87,7 +87,7 @@ struct Problem {
     bool Sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
       const int64_t at = Position(b, i);
       if (j >= Length(b)) return false;
-      if (p.c.left >= 0 && j < at - p.c.left) return false;
+      if (p.c.left >= 0 && j < at - p.c.left && j >= p.c.sink_tokens) return false;
       if (p.c.right >= 0 && j > at + p.c.right) return false;
       if (p.c.mask < 0) return true;
       return p.c.mask == HEED_BOOL ? p.MaskAt(b, h, i, j) != 0 : p.MaskAt(b, h, i, j) != -INFINITY;
@@ -147,6 +147,7 @@ struct Problem {
     a.scores.softcap = c.softcap;
     a.scores.window_left = c.left;
     a.scores.window_right = c.right;
+    a.scores.sink_tokens = c.sink_tokens;
     a.scores.offset_mode = c.offset_mode;
     a.scores.query_offset = c.offset;
     SetDropout(a.scores, c.dropout, c.seed);
@@ -171,8 +172,8 @@ struct Problem {
   }
   std::string Words() const {
     char text[300];
-    snprintf(text, sizeof text, "%s B%ld S%ld Sk%ld Hkv%ld G%ld D%ld Dv%ld layout %d cap %g window %ld,%ld offset %d/%ld mask %d alibi %d sinks %d lengths %d dropout %g nan %d",
-             Name(c.dtype), c.B, c.S, c.Sk, c.Hkv, c.G, c.D, c.Dv, static_cast<int>(c.layout), c.softcap, c.left, c.right, c.offset_mode,
+    snprintf(text, sizeof text, "%s B%ld S%ld Sk%ld Hkv%ld G%ld D%ld Dv%ld layout %d cap %g window %ld,%ld+%ld offset %d/%ld mask %d alibi %d sinks %d lengths %d dropout %g nan %d",
+             Name(c.dtype), c.B, c.S, c.Sk, c.Hkv, c.G, c.D, c.Dv, static_cast<int>(c.layout), c.softcap, c.left, c.right, c.sink_tokens, c.offset_mode,
              c.offset, c.mask, c.alibi, c.sinks, c.lengths, c.dropout, c.nan_keys);
     return text;
   }
@@ -233,6 +234,7 @@ Case RandomCase(Random& random) {
   c.lse = random.Below(4) != 0;
   if (random.Below(3) == 0) c.nan_keys = 2;
   if (random.Below(3) == 0) c.dropout = Pick(random, {0.1, 0.5, 0.75}), c.seed = static_cast<uint64_t>(random.Below(int64_t{1} << 53));
+  if (c.left >= 0 && random.Below(2)) c.sink_tokens = Pick<int64_t>(random, {1, 4, 63, 64, 65, 150, int64_t{1} << 53});
   return c;
 }
 void RunCase(const Case& c, uint64_t seed) {
@@ -284,6 +286,26 @@ void SplitKeys() {
         RunCase(c, option);
       }
 }
+/// The first keys and the last ones, with keys between that no row sees (which are poison), for rows that decode, split, and are packed.
+void SinkTokens() {
+  uint64_t seed = 0;
+  for (int32_t dtype : {HEED_FLOAT64, HEED_FLOAT32, HEED_BFLOAT16})
+    for (int64_t sinks : {1, 4, 64, 130})
+      for (int64_t left : {0, 63, 150, 600})
+        for (int64_t S : {1, 70, 260}) {
+          Case c;
+          c.dtype = dtype;
+          c.S = S, c.G = S == 260 ? 1 : 3, c.Sk = 1300, c.D = c.Dv = 16;
+          c.left = left, c.sink_tokens = sinks;
+          c.right = seed % 3 == 0 ? 2 : 0;
+          c.sinks = seed % 4 == 0;
+          c.softcap = seed % 5 == 0 ? 1.5 : 0;
+          c.nan_keys = seed % 7 == 0 ? 2 : 0;
+          c.dropout = seed % 6 == 0 ? 0.5 : 0;
+          if (seed % 2) c.offset_mode = HEED_OFFSET_CONSTANT, c.offset = static_cast<int64_t>(seed * 37 % 1400);
+          RunCase(c, seed++);
+        }
+}
 void ScratchStaysSmall() {
   const int64_t S = 32768, D = 64;
   Array q(HEED_FLOAT32, {1, 256, 1, D}), k(HEED_FLOAT32, {1, S, 1, D}), out(HEED_FLOAT32, {1, 256, 1, D});
@@ -307,6 +329,7 @@ int main(int argc, char** argv) {
     KnownWords();
     KnownAnswers();
     SplitKeys();
+    SinkTokens();
     ScratchStaysSmall();
     for (int t = 0; t < trials; t++) {
       Random random{static_cast<uint64_t>(t) * 7919 + 1};

@@ -11,7 +11,7 @@ struct Case {
   int64_t N = 1, Hkv = 1, G = 1, D = 8, Dv = 8, page_size = 16;
   int64_t longest = 100, queries = 1;  // of a sequence, at most
   Layout layout = Layout::kContiguous;
-  int64_t left = -1, right = 0;
+  int64_t left = -1, right = 0, sink_tokens = 0;
   double softcap = 0;
   bool alibi = false, sinks = false, lse = true;
 };
@@ -47,6 +47,15 @@ struct Problem {
     for (int64_t n = 0, row = 0; n < c.N; row += rows[n++])
       for (int64_t i = 0; i < rows[n]; i++)
         for (int64_t h = 0; h < Hq; h++) Row(n, row + i, lengths[n] - rows[n] + i, h);
+    LoseHiddenPages();
+  }
+  /// Pages between the blocks of 64 keys that hold sink tokens and those of the first row's window are not looked at: their numbers become junk.
+  void LoseHiddenPages() {
+    for (int64_t n = 0; n < c.N && c.left >= 0; n++) {
+      const int64_t first = std::max<int64_t>(0, lengths[n] - rows[n] - c.left) / 64 * 64, behind = (std::min(c.sink_tokens, lengths[n]) + 63) / 64 * 64;
+      for (int64_t page = 0; page * c.page_size < lengths[n]; page++)
+        if (page * c.page_size >= behind && (page + 1) * c.page_size <= first) indices.Set(static_cast<int64_t>(indptr[n]) + page, 1 << 30);
+    }
   }
   /// Hands out pages in a random order and fills the tokens' rows; the table has junk entries after the last page.
   void MakeTable(Random& random, int64_t used) {
@@ -83,7 +92,7 @@ struct Problem {
       return pages[pages.Index({page, h / c.G, t % c.page_size, d})];
     };
     for (int64_t j = 0; j < lengths[n]; j++) {
-      if ((c.left >= 0 && j < position - c.left) || (c.right >= 0 && j > position + c.right)) continue;
+      if ((c.left >= 0 && j < position - c.left && j >= c.sink_tokens) || (c.right >= 0 && j > position + c.right)) continue;
       s[j] = 0;
       for (int64_t d = 0; d < c.D; d++) s[j] += q[q.Index({row, h, d})] * slot(k, j, d);
       s[j] /= sqrt(static_cast<double>(c.D));
@@ -100,9 +109,9 @@ struct Problem {
   }
   std::string Words() const {
     char text[240];
-    snprintf(text, sizeof text, "%s over %s N%ld T%ld Hkv%ld G%ld D%ld Dv%ld page %ld layout %d cap %g window %ld,%ld alibi %d sinks %d",
+    snprintf(text, sizeof text, "%s over %s N%ld T%ld Hkv%ld G%ld D%ld Dv%ld page %ld layout %d cap %g window %ld,%ld+%ld alibi %d sinks %d",
              Name(c.dtype), Name(c.page_dtype), c.N, T, c.Hkv, c.G, c.D, c.Dv, c.page_size, static_cast<int>(c.layout), c.softcap, c.left,
-             c.right, c.alibi, c.sinks);
+             c.right, c.sink_tokens, c.alibi, c.sinks);
     return text;
   }
   void Run() {
@@ -112,6 +121,7 @@ struct Problem {
     a.scores.softcap = c.softcap;
     a.scores.window_left = c.left;
     a.scores.window_right = c.right;
+    a.scores.sink_tokens = c.sink_tokens;
     if (c.alibi) a.scores.alibi_slopes = alibi.View();
     if (c.sinks) a.scores.sinks = sinks.View();
     a.q = q.View(), a.out = out.View(), a.k_pages = k.View(), a.v_pages = v.View();
@@ -152,6 +162,7 @@ Case RandomCase(Random& random) {
   c.alibi = random.Below(4) == 0;
   c.sinks = random.Below(4) == 0;
   c.lse = random.Below(4) != 0;
+  if (c.left >= 0 && random.Below(4)) c.sink_tokens = Pick<int64_t>(random, {1, 4, 64, 100, int64_t{1} << 53});
   return c;
 }
 }  // namespace
@@ -159,6 +170,13 @@ Case RandomCase(Random& random) {
 int main(int argc, char** argv) {
   const int trials = argc > 1 ? atoi(argv[1]) : 120;
   ForEachIsa([&] {
+    for (int t = 0; t < 24; t++) {  // sink tokens, and a window that has moved on
+      Random random{static_cast<uint64_t>(t) * 15485863 + 3};
+      Case c = RandomCase(random);
+      c.N = 2, c.longest = 900, c.queries = Pick<int64_t>(random, {1, 4, 250});
+      c.left = Pick<int64_t>(random, {0, 20, 70, 600}), c.sink_tokens = Pick<int64_t>(random, {1, 4, 64, 100});
+      Problem(c, random).Run();
+    }
     for (int t = 0; t < trials; t++) {
       Random random{static_cast<uint64_t>(t) * 104729 + 5};
       const Case c = RandomCase(random);

@@ -9,11 +9,13 @@ import {
   pagedAttention,
   randn,
   rmsNorm,
+  sealPages,
   tensor,
+  zeros,
 } from "@heed/tensor";
 import type { PagedView, Pages, Tensor } from "@heed/tensor";
 import { shuffledPages } from "../bench/layout.ts";
-import { codePages } from "../bench/storage.ts";
+import { codePages, counted, groupPages, tensorsOf } from "../bench/storage.ts";
 import type { GpuBench, Subject } from "./measure.ts";
 import {
   cacheBytesOf,
@@ -66,11 +68,24 @@ function prefill(engine: CudaEngine, shape: PrefillShape): Subject {
   });
 }
 
-/** Pages of a pool in shuffled order, with random rows in them. */
-function pool(
-  engine: CudaEngine,
-  shape: DecodeShape,
-): { readonly kPages: Pages; readonly vPages: Pages; readonly owned: Disposable[] } {
+/** Keys and values of a pool, and the tensors to free. */
+export interface Pool {
+  readonly kPages: Pages;
+  readonly vPages: Pages;
+  readonly owned: readonly Disposable[];
+}
+/** P pages in 4 bits, each sealed from the one residual page, of random rows. */
+function sealedPool(engine: CudaEngine, P: number, { kvHeads, headDim }: DecodeShape): Pool {
+  const page = [1, kvHeads, PAGE, headDim];
+  const residual = { k: random(engine, page, 2), v: random(engine, page, 3) };
+  const [kPages, vPages] = groupPages(engine, [P, kvHeads, PAGE, headDim], residual);
+  using from = zeros([P], { dtype: "int32", engine });
+  using to = tensor(counted(P), undefined, { dtype: "int32", engine });
+  sealPages(kPages, vPages, from, to);
+  return { kPages, vPages, owned: [...tensorsOf([kPages, vPages]), residual.k, residual.v] };
+}
+/** Pages for the sequences of a shape, with random rows in them. */
+export function pool(engine: CudaEngine, shape: DecodeShape): Pool {
   const { batch, length, kvHeads, headDim, valueDim, storage } = shape;
   const P = (batch * length) / PAGE;
   if (storage === "bfloat16") {
@@ -79,12 +94,13 @@ function pool(
       valueDim < headDim ? kPages.slice(-1, 0, valueDim) : random(engine, [P, kvHeads, PAGE, valueDim], 3);
     return { kPages, vPages, owned: [kPages, vPages] };
   }
+  if (storage === "int4") return sealedPool(engine, P, shape);
   const [kPages, vPages] = [2, 3].map(() => codePages(engine, storage, [P, kvHeads, PAGE, headDim]));
   using k = random(engine, [PAGE, kvHeads, headDim], 2);
   using v = random(engine, [PAGE, kvHeads, headDim], 3);
   for (let page = 0; page < P; page++) {
     using slots = tensor(
-      Int32Array.from({ length: PAGE }, (_, i) => page * PAGE + i),
+      counted(PAGE).map((i) => page * PAGE + i),
       undefined,
       { dtype: "int32", engine },
     );
@@ -93,7 +109,7 @@ function pool(
   return {
     kPages: kPages!,
     vPages: vPages!,
-    owned: [kPages!, vPages!].flatMap(({ codes, scales }) => [codes, scales]),
+    owned: tensorsOf([kPages!, vPages!]),
   };
 }
 function decode(engine: CudaEngine, shape: DecodeShape): Subject {
@@ -122,11 +138,7 @@ function rows(engine: CudaEngine, { kind, rows: n, width }: RowsShape): Subject 
   const heads = width / 128;
   const [k, v] = [random(engine, [n, heads, 128], 1), random(engine, [n, heads, 128], 2)];
   const pages = [1, 2].map(() => empty([n / PAGE, heads, PAGE, 128], { engine, dtype: "bfloat16" }));
-  const slots = tensor(
-    Int32Array.from({ length: n }, (_, i) => i),
-    undefined,
-    { dtype: "int32", engine },
-  );
+  const slots = tensor(counted(n), undefined, { dtype: "int32", engine });
   return subject([k, v, slots, ...pages], () => kvAppend(k, v, pages[0]!, pages[1]!, slots));
 }
 

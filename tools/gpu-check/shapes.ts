@@ -17,7 +17,7 @@ export interface DecodeShape {
   readonly headDim: number;
   /** Head size of the values; below `headDim` they are a prefix of the keys (latent attention). */
   readonly valueDim: number;
-  readonly storage: "bfloat16" | "float8e4m3" | "int8";
+  readonly storage: "bfloat16" | "float8e4m3" | "int8" | "int4";
 }
 /** Rows of a normalization, an append or a copy. */
 export interface RowsShape {
@@ -60,7 +60,7 @@ export const SHAPES: readonly Shape[] = [
     [false, true].flatMap((causal) => prefill("backward", d, causal, [2048, 8192])),
   ),
   ...[1, 16, 128].flatMap((batch) => [4096, 32768].map((length) => decode(batch, length))),
-  ...(["float8e4m3", "int8"] as const).flatMap((storage) =>
+  ...(["float8e4m3", "int8", "int4"] as const).flatMap((storage) =>
     [1, 16].map((batch) => decode(batch, 32768, { storage })),
   ),
   ...[1, 16].map((batch) => decode(batch, 4096, latent)),
@@ -80,6 +80,7 @@ export const TINY_SHAPES: readonly Shape[] = [
   decode(2, 128, { heads: 4, kvHeads: 2 }),
   decode(1, 128, { heads: 4, kvHeads: 2, storage: "float8e4m3" }),
   decode(1, 128, { heads: 4, kvHeads: 2, storage: "int8" }),
+  decode(1, 128, { heads: 4, kvHeads: 2, storage: "int4" }),
   decode(1, 64, { ...latent, heads: 16 }),
   { kind: "rms norm", rows: 8, width: 256 },
   { kind: "append", rows: 64, width: 128 },
@@ -106,9 +107,20 @@ export function nameOf(shape: Shape): string {
 export function flopsOf({ kind, batch, heads, length, headDim, causal }: PrefillShape): number {
   return 4 * batch * heads * length * length * headDim * (causal ? 0.5 : 1) * (kind === "backward" ? 2.5 : 1);
 }
+/** Bytes of a key or a value: in 4 bits 32 numbers, of tokens or of channels, share a scale and a zero in float32. */
+function rowBytes(storage: DecodeShape["storage"], d: number): number {
+  switch (storage) {
+    case "bfloat16":
+      return 2 * d;
+    case "int4":
+      return d / 2 + (8 * d) / 32;
+    default:
+      return d + 4;
+  }
+}
 /** Bytes of keys and values that one step reads, scales included; values that are a prefix of the keys are not read again. */
 export function cacheBytesOf({ batch, length, kvHeads, headDim, valueDim, storage }: DecodeShape): number {
   const isLatent = valueDim < headDim;
-  const row = (d: number): number => (storage === "bfloat16" ? 2 * d : d + 4);
-  return batch * length * kvHeads * (row(headDim) + (isLatent ? 0 : row(valueDim)));
+  const value = isLatent ? 0 : rowBytes(storage, valueDim);
+  return batch * length * kvHeads * (rowBytes(storage, headDim) + value);
 }

@@ -1,6 +1,7 @@
 import { layerBuilders } from "@heed/attention";
 import { describe, expect, test } from "bun:test";
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
 const read = (path: string): Promise<string> => Bun.file(join(root, path)).text();
@@ -84,6 +85,24 @@ describe("pages of layers", () => {
     const last = (await read(page)).trimEnd().split("\n\n").at(-1)!;
     expect(last).toStartWith("Runnable: ");
     expect(linksOf(page, last).every(({ path }) => path.startsWith("docs/examples/"))).toBe(true);
+  });
+});
+describe("the page on architecture", async () => {
+  const rows = rowsOf(await read("docs/architecture.md"));
+  /** Paths in a cell, below packages: `a/{b,c}` is two, `.../x` lies beside what the row above names. */
+  const pathsOf = (cell: string, above: string): string[] =>
+    (cell.match(/(?<![`\w@])(?:[a-z-]+|\.{3})\/[\w{},./-]*\w\}?/g) ?? []).flatMap((path) => {
+      const whole = path.replace("...", dirname(above));
+      const [, before, names, after] = /^(.*)\{(.*)\}(.*)$/.exec(whole) ?? [];
+      return names === undefined ? [whole] : names.split(",").map((name) => `${before}${name}${after}`);
+    });
+
+  test("names files and folders that are there", () => {
+    const paths: string[] = [];
+    for (const [, where] of rows) paths.push(...pathsOf(where!, paths.at(-1) ?? ""));
+    for (const [room] of rows) paths.push(...pathsOf(room!, ""));
+    expect(paths.length).toBeGreaterThan(20);
+    expect(paths.filter((path) => !existsSync(join(root, "packages", path)))).toEqual([]);
   });
 });
 describe("pages that map others' names to ours", async () => {

@@ -156,6 +156,7 @@ describe("shapes", () => {
     } as const;
     expect(cacheBytesOf({ ...decode, storage: "bfloat16" })).toBe(2 * 100 * 8 * 512);
     expect(cacheBytesOf({ ...decode, storage: "int8" })).toBe(2 * 100 * 8 * 264);
+    expect(cacheBytesOf({ ...decode, storage: "int4" })).toBe(2 * 100 * 8 * 192);
     const latent = { ...decode, kvHeads: 1, headDim: 576, valueDim: 512, storage: "bfloat16" } as const;
     expect(cacheBytesOf(latent)).toBe(2 * 100 * 1152);
   });

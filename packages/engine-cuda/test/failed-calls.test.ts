@@ -1,8 +1,12 @@
 /** What an operation leaves behind when a call of the library fails in the middle of it, outside any scope: nothing. */
 import {
+  add,
+  arange,
   attentionScores,
   attentionVjp,
   attentionWithLse,
+  cast,
+  concat,
   DeviceError,
   full,
   type FusedMode,
@@ -10,6 +14,9 @@ import {
   kvAppend,
   linear,
   linearBackward,
+  matmul,
+  mean,
+  neg,
   normRopeAppend,
   OutOfMemoryError,
   pagedAttentionWithLse,
@@ -19,6 +26,8 @@ import {
   rope,
   scatterAdd,
   sealPages,
+  softmax,
+  sum,
   tensor,
   type Tensor,
 } from "@heed/tensor";
@@ -85,7 +94,48 @@ const on =
     const operands = shapes.map((shape) => of(shape, engine));
     return { operands, run: () => run(...operands) };
   };
+const making =
+  (run: (engine: CudaEngine) => unknown): Operation =>
+  (engine) => ({ operands: [], run: () => run(engine) });
+
 const CORE: Readonly<Record<string, Operation>> = {
+  "add of tensors": on([[3, 4], [4]], (a, b) => add(a, b)),
+  "add of a number": on([[3, 4]], (a) => add(a, 2)),
+  neg: on([[3, 4]], neg),
+  matmul: on(
+    [
+      [3, 4],
+      [4, 5],
+    ],
+    (a, b) => matmul(a, b),
+  ),
+  "matmul over nothing": on(
+    [
+      [3, 0],
+      [0, 5],
+    ],
+    (a, b) => matmul(a, b),
+  ),
+  sum: on([[3, 4]], (x) => sum(x, { axes: [1] })),
+  "sum that keeps its axis": on([[3, 4]], (x) => sum(x, { axes: [1], keepDims: true })),
+  "sum of nothing": on([[3, 0]], (x) => sum(x, { axes: [1] })),
+  mean: on([[3, 4]], (x) => mean(x)),
+  softmax: on([[3, 4]], softmax),
+  cast: on([[3, 4]], (x) => cast(x, "float64")),
+  concat: on(
+    [
+      [3, 4],
+      [2, 4],
+    ],
+    (a, b) => concat([a, b]),
+  ),
+  contiguous: on([[3, 4]], (x) => {
+    using turned = x.transpose();
+    return turned.contiguous();
+  }),
+  tensor: making((engine) => tensor([1, 2], undefined, { engine })),
+  full: making((engine) => full([3], 2, { engine })),
+  arange: making((engine) => arange(0, 5, 1, { engine })),
   gather: (engine) => {
     const [x, at] = [of([3, 4], engine), int32([2, 0], engine)];
     return { operands: [x, at], run: () => gather(x, at) };

@@ -222,9 +222,9 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   contiguous(): Tensor<D, S> {
     if (this.isContiguous) return this.alias();
     this.check();
-    const out = allocate(this.engine, this.dtype, this.shape);
-    if (out.size > 0) this.engine.copy(this, out);
-    return out;
+    return computed(allocate(this.engine, this.dtype, this.shape), (out) => {
+      if (out.size > 0) this.engine.copy(this, out);
+    });
   }
   /** Frees this handle; the last handle on the memory frees the memory at once. Calling it again does nothing. */
   [Symbol.dispose](): void {
@@ -236,6 +236,16 @@ export class Tensor<D extends DType = DType, S extends Shape = Shape> {
   toString(): string {
     return show(this);
   }
+}
+/** A new tensor after `compute` has written it; frees it when that throws, since nobody else has a handle then. */
+export function computed<T extends Tensor>(out: T, compute: (out: T) => void): T {
+  try {
+    compute(out);
+  } catch (error) {
+    out[Symbol.dispose]();
+    throw error;
+  }
+  return out;
 }
 /** `float32[2, 3]`, as error texts name tensors. */
 export function show(t: { readonly dtype: DType; readonly shape: Shape }): string {

@@ -1,5 +1,5 @@
 import type { DType } from "../core/dtype.ts";
-import { allocate, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, type Tensor } from "../core/tensor.ts";
 import { oneEngine } from "./check.ts";
 
 /**
@@ -9,7 +9,7 @@ import { oneEngine } from "./check.ts";
 export function cast<D extends DType>(x: Tensor, dtype: D): Tensor<D> {
   const engine = oneEngine("cast", x);
   if (x.dtype === dtype) return x.alias() as Tensor as Tensor<D>;
-  const out = allocate(engine, dtype, x.shape);
-  if (out.size > 0) engine.copy(x, out);
-  return out;
+  return computed(allocate(engine, dtype, x.shape), (out) => {
+    if (out.size > 0) engine.copy(x, out);
+  });
 }

@@ -1,7 +1,7 @@
 import type { DType } from "../core/dtype.ts";
 import { ArgumentError, ShapeError } from "../core/errors.ts";
 import { normalizeAxis } from "../core/shape.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, show, type Tensor } from "../core/tensor.ts";
 import { oneEngine, sameDType } from "./check.ts";
 
 /** Tensors joined along an axis; other axes must agree. Throws ArgumentError for an empty list, ShapeError, DTypeError, DeviceError. */
@@ -20,14 +20,14 @@ export function concat<D extends DType>(tensors: readonly Tensor<D>[], axis = 0)
   }
   const shape = first.shape.slice();
   shape[a] = tensors.reduce((n, t) => n + t.shape[a]!, 0);
-  const out = allocate(engine, first.dtype, shape);
-  let at = 0;
-  for (const t of tensors) {
-    using part = out.slice(a, at, at + t.shape[a]!);
-    if (t.size > 0) engine.copy(t, part);
-    at += t.shape[a]!;
-  }
-  return out as Tensor<D>;
+  return computed(allocate(engine, first.dtype, shape) as Tensor<D>, (out) => {
+    let at = 0;
+    for (const t of tensors) {
+      using part = out.slice(a, at, at + t.shape[a]!);
+      if (t.size > 0) engine.copy(t, part);
+      at += t.shape[a]!;
+    }
+  });
 }
 /** x copied into `out` of the same shape, converting to its dtype. Throws ShapeError, DeviceError. */
 export function copyInto(x: Tensor, out: Tensor): void {

@@ -2,7 +2,7 @@ import { DTYPES, type DType, type DTypeArrays, toBFloat16 } from "../core/dtype.
 import { ArgumentError, DTypeError, ShapeError } from "../core/errors.ts";
 import { checkShape, MAX_RANK, type Shape, sizeOf } from "../core/shape.ts";
 import { checkHostBytes } from "../core/storage.ts";
-import { allocate, checkDType, show, type Tensor } from "../core/tensor.ts";
+import { allocate, checkDType, computed, show, type Tensor } from "../core/tensor.ts";
 import type { Engine } from "../engine/engine.ts";
 import { getEngine } from "../engine/registry.ts";
 
@@ -136,9 +136,9 @@ export function tensor<D extends DType = "float32">(
       shape: target,
     });
   }
-  const out = allocate(engine, dtype as D, target.slice());
-  if (out.size > 0) engine.upload(host, out);
-  return out;
+  return computed(allocate(engine, dtype as D, target.slice()) as Tensor<D>, (out) => {
+    if (out.size > 0) engine.upload(host, out);
+  });
 }
 /** A tensor without initial values. */
 export function empty<D extends DType = "float32">(
@@ -153,9 +153,7 @@ export function full<D extends DType = "float32">(
   value: number,
   options: CreateOptions<D> = {},
 ): Tensor<NoInfer<D>> {
-  const out = empty(shape, options);
-  fill(out, value);
-  return out;
+  return computed(empty(shape, options), (out) => fill(out, value));
 }
 /** A tensor of zeros. */
 export function zeros<D extends DType = "float32">(

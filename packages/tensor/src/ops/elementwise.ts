@@ -1,7 +1,7 @@
 import type { DType, FloatDType } from "../core/dtype.ts";
 import { DTypeError } from "../core/errors.ts";
 import { broadcastShapes } from "../core/shape.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, show, type Tensor } from "../core/tensor.ts";
 import type { BinaryOp, UnaryOp } from "../engine/engine.ts";
 import { floatOnly, oneEngine, sameDType } from "./check.ts";
 import { full } from "./create.ts";
@@ -65,9 +65,9 @@ export function unary(op: UnaryOp, x: Tensor): Tensor {
   const rule = UNARY[op];
   const engine = oneEngine(op, x);
   checkTakes(op, rule.takes, x);
-  const out = allocate(engine, rule.gives === "bool" ? "bool" : x.dtype, x.shape);
-  if (out.size > 0) engine.unary(op, x, out);
-  return out;
+  return computed(allocate(engine, rule.gives === "bool" ? "bool" : x.dtype, x.shape), (out) => {
+    if (out.size > 0) engine.unary(op, x, out);
+  });
 }
 /**
  * out = op(a, b) elementwise with broadcasting; a number stands for a tensor of a's dtype. In a new tensor, or in `out` (which may
@@ -89,13 +89,16 @@ export function binary(op: BinaryOp, a: Tensor, b: Tensor | number, out?: Tensor
   }
   const shape = broadcastShapes(a.shape, b.shape, op);
   const dtype = rule.gives === "bool" ? "bool" : a.dtype;
-  const target = out ?? allocate(engine, dtype, shape);
-  if (target.dtype !== dtype)
-    throw new DTypeError(`[${op}] out must be ${dtype}; got ${show(target)}`, { dtype: target.dtype });
-  using x = a.broadcastTo(target.shape);
-  using y = b.broadcastTo(target.shape);
-  if (target.size > 0) engine.binary(op, x, y, target);
-  return target;
+  const compute = (target: Tensor): void => {
+    using x = a.broadcastTo(target.shape);
+    using y = b.broadcastTo(target.shape);
+    if (target.size > 0) engine.binary(op, x, y, target);
+  };
+  if (out === undefined) return computed(allocate(engine, dtype, shape), compute);
+  if (out.dtype !== dtype)
+    throw new DTypeError(`[${op}] out must be ${dtype}; got ${show(out)}`, { dtype: out.dtype });
+  compute(out);
+  return out;
 }
 type Operand<D extends DType> = Tensor<NoInfer<D>> | number;
 /** a + b with broadcasting. See {@link binary} for operands and errors; so for the others. */

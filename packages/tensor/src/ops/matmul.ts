@@ -1,7 +1,7 @@
 import { DTYPES, type FloatDType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
 import { broadcastShapes } from "../core/shape.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, show, type Tensor } from "../core/tensor.ts";
 import { floatOnly, oneEngine, sameDType } from "./check.ts";
 import { fill } from "./create.ts";
 import { binary } from "./elementwise.ts";
@@ -53,15 +53,19 @@ export function matmul<D extends FloatDType>(
       shape,
     });
   }
-  const out = (options.out ?? allocate(engine, a.dtype, shape)) as Tensor<D>;
-  if (out.size === 0) return out;
-  if (K === 0) {
-    if (beta === 0) fill(out, 0);
-    else binary("mul", out, beta, out);
-    return out;
-  }
-  using x = a.broadcastTo([...lead, M, K]);
-  using y = b.broadcastTo([...lead, K, N]);
-  engine.matmul(x, y, out, alpha, beta);
-  return out;
+  const compute = (out: Tensor<D>): void => {
+    if (out.size === 0) return;
+    if (K === 0) {
+      if (beta === 0) fill(out, 0);
+      else binary("mul", out, beta, out);
+      return;
+    }
+    using x = a.broadcastTo([...lead, M, K]);
+    using y = b.broadcastTo([...lead, K, N]);
+    engine.matmul(x, y, out, alpha, beta);
+  };
+  const { out } = options;
+  if (out === undefined) return computed(allocate(engine, a.dtype, shape), compute);
+  compute(out as Tensor<D>);
+  return out as Tensor<D>;
 }

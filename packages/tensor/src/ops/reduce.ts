@@ -1,7 +1,7 @@
 import { accumulatorOf, type DType, type FloatDType } from "../core/dtype.ts";
 import { ArgumentError, DTypeError } from "../core/errors.ts";
 import { normalizeAxis } from "../core/shape.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, show, type Tensor } from "../core/tensor.ts";
 import type { ReduceOp } from "../engine/engine.ts";
 import { cast } from "./cast.ts";
 import { floatOnly, oneEngine } from "./check.ts";
@@ -27,13 +27,14 @@ export function reduce<D extends DType>(op: ReduceOp, x: Tensor<D>, options: Red
   }
   const axes = new Set((options.axes ?? x.shape.map((_, i) => i)).map((a) => normalizeAxis(a, x.rank, op)));
   const kept = x.shape.map((n, i) => (axes.has(i) ? 1 : n));
-  const out = allocate(engine, x.dtype, kept);
-  if (out.size > 0 && x.size === 0) {
-    const identity = EMPTY[op];
-    if (identity === undefined)
-      throw new ArgumentError(`[${op}] of no elements is not defined; got ${show(x)}`, { shape: x.shape });
-    fill(out, identity);
-  } else if (out.size > 0) engine.reduce(op, x, out);
+  const out = computed(allocate(engine, x.dtype, kept), (out) => {
+    if (out.size > 0 && x.size === 0) {
+      const identity = EMPTY[op];
+      if (identity === undefined)
+        throw new ArgumentError(`[${op}] of no elements is not defined; got ${show(x)}`, { shape: x.shape });
+      fill(out, identity);
+    } else if (out.size > 0) engine.reduce(op, x, out);
+  });
   if (options.keepDims === true) return out;
   using wide = out;
   return wide.reshape(kept.filter((_, i) => !axes.has(i)));
@@ -54,8 +55,9 @@ export function min<D extends DType>(x: Tensor<D>, options?: ReduceOptions): Ten
 export function mean<D extends FloatDType>(x: Tensor<D>, options: ReduceOptions = {}): Tensor<D> {
   floatOnly("mean", x);
   using wide = cast(x, accumulatorOf(x.dtype));
-  const out = reduce("sum", wide, options);
-  binary("div", out, wide.size / out.size, out);
+  const out = computed(reduce("sum", wide, options), (out) => {
+    binary("div", out, wide.size / out.size, out);
+  });
   if (out.dtype === (x.dtype as FloatDType)) return out as Tensor as Tensor<D>;
   using sum = out;
   return cast(sum, x.dtype);

@@ -1,6 +1,6 @@
 import type { FloatDType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
-import { allocate, show, type Tensor } from "../core/tensor.ts";
+import { allocate, computed, show, type Tensor } from "../core/tensor.ts";
 import { floatOnly, oneEngine } from "./check.ts";
 
 /** exp(x - max) / sum over the last axis; a row that is -Infinity throughout gives zeros. Throws ShapeError for a scalar, DTypeError. */
@@ -9,7 +9,7 @@ export function softmax<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
   floatOnly("softmax", x);
   if (x.rank === 0)
     throw new ShapeError(`[softmax] needs at least one axis; got ${show(x)}`, { shape: x.shape });
-  const out = allocate(engine, x.dtype, x.shape);
-  if (out.size > 0) engine.softmax(x, out);
-  return out;
+  return computed(allocate(engine, x.dtype, x.shape), (out) => {
+    if (out.size > 0) engine.softmax(x, out);
+  });
 }

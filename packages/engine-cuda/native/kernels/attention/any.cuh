@@ -25,7 +25,7 @@ struct AnyForward {
   const heed_cuda_attention& args;
   const heed_scores& rules;
   const Sequence& s;
-  const int kv_head, first_row, d, dv, keys;
+  const int kv_head, first_row, d, dv, keys, sinks;
   int row, token, head, part;  // of this thread
   A top = -INFINITY, sum = 0;
 
@@ -52,13 +52,13 @@ struct AnyForward {
   DEVICE void load_tile(const StoredRows& rows, int first, Range seen, int count) const {
     for (int i = thread_x(); i < keys * count; i += kAnyThreads) {
       const int j = first + i / count, c = i % count;
-      tile()[i / count * width() + c] = j >= seen.begin && j < seen.end ? stored_number<A>(rows, s, kv_head, j, c) : A(0);
+      tile()[i / count * width() + c] = is_seen(j, seen, sinks) ? stored_number<A>(rows, s, kv_head, j, c) : A(0);
     }
   }
   // The score of a key of the tile, -infinity where it is hidden.
   DEVICE A score(int first, int at, Range seen) const {
     const int key = first + at;
-    if (key < seen.begin || key >= seen.end) return -INFINITY;
+    if (!is_seen(key, seen, sinks)) return -INFINITY;
     const Shared<A> q = queries(), k = tile();
     A x = 0;
     for (int c = 0; c < d; c++) x += q[row % kAnyRows * (d + 1) + c] * k[at * width() + c];
@@ -77,7 +77,7 @@ struct AnyForward {
     return x;
   }
   DEVICE bool hides(A score, int key, Range seen) const {
-    if (key < seen.begin || key >= seen.end) return true;
+    if (!is_seen(key, seen, sinks)) return true;
     if (!rules.mask.data || score != A(-INFINITY)) return false;
     const int64_t at_mask = mask_start(rules.mask, s.batch, head, token) + key * rules.mask.strides[3];
     return rules.mask.dtype == HEED_BOOL ? !static_cast<const uint8_t*>(rules.mask.data)[at_mask] : number_at<A>(rules.mask, at_mask) == A(-INFINITY);
@@ -162,7 +162,7 @@ struct AnyForward {
     const Range seen = row < s.rows() ? visible_keys(rules, s, token) : Range{0, 0};
     load_queries();
     for (int c = part; c < dv; c += kAnyLanes) sums()[row % kAnyRows * dv + c] = 0;
-    for (int first = all.begin; first < all.end; first += keys) {
+    for (int first = skip_hidden(0, sinks, all.begin); first < all.end; first = skip_hidden(first + keys, sinks, all.begin)) {
       sync_block();
       load_tile(stored_keys(args), first, all, d);
       sync_block();
@@ -185,7 +185,7 @@ DEVICE void attention_any(const heed_cuda_attention& args) {
   if (s.tokens == 0) return;  // of a table that does not fit
   const int axis = args.indices.data ? 2 : 3, first_row = work.tile * kAnyRows, row = first_row + thread_x() / kAnyLanes;
   AnyForward<A> forward = {args, args.scores, s, static_cast<int>(block_y()), first_row, static_cast<int>(args.q.shape[axis]),
-                           static_cast<int>(args.out.shape[axis]), args.keys, row, row / s.group, s.first_head + row % s.group, thread_x() % kAnyLanes};
+                           static_cast<int>(args.out.shape[axis]), args.keys, sink_end(args.scores, s), row, row / s.group, s.first_head + row % s.group, thread_x() % kAnyLanes};
   forward.run();
 }
 

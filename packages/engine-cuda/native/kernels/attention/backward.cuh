@@ -23,7 +23,8 @@ DEVICE uint32_t not_finite(uint32_t pair) { return (pair & FullExponent<T>::kMas
 
 struct alignas(8) RowStatistics { float lse, delta; };  // the first two of a row's: lse in units of ln 2
 
-// kSlices: blocks (block_z) that share the columns of the sums. kRich: softcap, ALiBi, masks and dropout are looked at, score by score.
+// kSlices: blocks (block_z) that share the columns of the sums. kRich: softcap, ALiBi, masks, dropout and sink tokens are looked at,
+// score by score.
 template <class T, bool kByKeys, int kD, int kDv, int kTall, int kOther, int kWarps, int kSlices, bool kRich>
 struct Backward {
   static constexpr int kThreads = 32 * kWarps;
@@ -62,6 +63,12 @@ struct Backward {
     return shared<RowStatistics>(wide.at(row, Tile<kDv>::kChunks) - shared_start(), 1)[0];
   }
   DEVICE int own_at(int t, int u) const { return own + (warp() * kTall + t) * 16 + u * 8 + lane() / 4; }
+  DEVICE int sinks() const { return kRich ? sink_end(rules, s) : 0; }
+  // Whether a key is one of a range, or a sink token before its end.
+  DEVICE bool has_key(Range keys, int j) const { return kRich ? is_seen(j, keys, sinks()) : j >= keys.begin && j < keys.end; }
+  DEVICE bool has_other(Range range, int i) const { return kByKeys ? i >= range.begin && i < range.end : has_key(range, i); }
+  // The first tile of the walk over a range of the other side from tile `first` on.
+  DEVICE int seen_from(int first, Range range) const { return kRich && !kByKeys ? skip_hidden(first, sinks(), range.begin / kOther * kOther) : first; }
   DEVICE static int column() { return lane() % 4 * 2; }
 
   DEVICE const unsigned char* statistics(int row) const {
@@ -83,7 +90,7 @@ struct Backward {
   DEVICE void load(int first, Range valid, const Tile<kD>& tile, const Tile<kDv>& wide) const {
     ROLLED for (int row = thread_x() / 8; row < kCount; row += kThreads / 8) {
       const int at = first + row;
-      const bool there = at >= valid.begin && at < valid.end;
+      const bool there = kKeys ? has_key(valid, at) : at >= valid.begin && at < valid.end;
       load_row(tile, row, !there ? s.k : kKeys ? key_at(s, at) : bytes_of(p.q, row_element(p.q, s, at)), d, there);
       load_row(wide, row, !there ? s.k : kKeys ? value_at(s, at) : bytes_of(p.d_out, row_element(p.d_out, s, at)), dv, there);
       if (!kKeys && thread_x() % 8 == 0) copy_async_16(wide.at(row, Tile<kDv>::kChunks), there ? statistics(at) : s.k, there);
@@ -147,7 +154,7 @@ struct Backward {
   // What of the other side meets a row, or key, of this lane.
   DEVICE Range meets(int t, int u) const {
     const int at = own_at(t, u);
-    if (kByKeys) return at < s.length ? rows_seeing(rules, s, at, at) : Range{0, 0};
+    if (kByKeys) return at < s.length ? rows_seeing(rules, s, sinks(), at, at) : Range{0, 0};
     return at < s.rows() ? visible_keys(rules, s, at / s.group) : Range{0, 0};
   }
   // Draws all pairs of this lane. A counter is for four keys, which four lanes have by keys and two by rows: they take turns and exchange
@@ -204,7 +211,7 @@ struct Backward {
         UNROLL for (int t = 0; t < kTall; t++) {
           UNROLL for (int u = 0; u < 2; u++) {
             const RowStatistics& row = kByKeys ? others : mine[t][u];
-            bool seen = other >= met[t][u].begin && other < met[t][u].end;
+            bool seen = has_other(met[t][u], other);
             float &score = scores[t][n][2 * u + e], &gradient = gradients[t][n][2 * u + e], slope = 1;
             if constexpr (kRich) {
               score = seen ? enrich(score, kByKeys ? other : own_at(t, u), kByKeys ? own_at(t, u) : other, slope) : -INFINITY;
@@ -317,7 +324,7 @@ struct Backward {
 
   // Others that meet some of the block's own.
   DEVICE Range others() const {
-    if (kByKeys) return rows_seeing(rules, s, own, own + kOwn - 1);
+    if (kByKeys) return rows_seeing(rules, s, sinks(), own, own + kOwn - 1);
     const int last = own + kOwn < s.rows() ? own + kOwn - 1 : s.rows() - 1;
     return {visible_keys(rules, s, own / s.group).begin, visible_keys(rules, s, last / s.group).end};
   }
@@ -330,14 +337,15 @@ struct Backward {
   DEVICE void run() {
     const Range range = others();
     start();
-    int first = range.begin / kOther * kOther, stage = 0;
+    int first = kRich && !kByKeys ? seen_from(0, range) : range.begin / kOther * kOther, stage = 0;
     load_own();
     if (first < range.end) load_other(first, range, stage);
     copy_async_commit();
-    for (; first < range.end; first += kOther, stage ^= 1) {
+    for (int next; first < range.end; first = next, stage ^= 1) {
       copy_async_wait<0>();
       sync_block();  // the tile is there, and nobody reads the one before it any more
-      if (first + kOther < range.end) load_other(first + kOther, range, stage ^ 1);
+      next = seen_from(first + kOther, range);
+      if (next < range.end) load_other(next, range, stage ^ 1);
       copy_async_commit();
       multiply_rows(scores, own_tile(), other_tile(stage));
       multiply_rows(gradients, own_wide(), other_wide(stage));

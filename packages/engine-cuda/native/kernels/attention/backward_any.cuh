@@ -77,7 +77,7 @@ struct AnyBackward {
       A weight = Hidden<A>::kWeight, gradient = 0;
       const int token = row / s.group, head = s.first_head + row % s.group;
       const Range seen = row < s.rows() ? visible_keys(rules, s, token) : Range{0, 0};
-      const A added = key >= seen.begin && key < seen.end ? bias(s, token, head, key) : A(-INFINITY);
+      const A added = is_seen(key, seen, sink_end(rules, s)) ? bias(s, token, head, key) : A(-INFINITY);
       if (added != A(-INFINITY)) {
         A score = dot(q(), r * (d + 1), k(), j * (d + 1), d) * static_cast<A>(rules.scale), slope = 1;
         if (cap > 0) {
@@ -138,7 +138,7 @@ struct AnyBackward {
     const Sequence s = backward_sequence(p, batch, kv_head);
     load_keys(s, kv_head, first);
     clear_sums(edge * (d + dv));
-    const Range rows = rows_seeing(p.scores, s, first, first + edge - 1);
+    const Range rows = rows_seeing(p.scores, s, sink_end(p.scores, s), first, first + edge - 1);
     for (int row = rows.begin; row < rows.end; row += edge) {
       sync_block();
       load_rows(s, row);
@@ -160,8 +160,9 @@ struct AnyBackward {
     const int last = first + edge < s.rows() ? first + edge - 1 : s.rows() - 1;
     load_rows(s, first);
     clear_sums(edge * d);
-    const int end = visible_keys(p.scores, s, last / s.group).end;
-    for (int key = visible_keys(p.scores, s, first / s.group).begin; key < end; key += edge) {
+    const Range seen = {visible_keys(p.scores, s, first / s.group).begin, visible_keys(p.scores, s, last / s.group).end};
+    const int sinks = sink_end(p.scores, s);
+    for (int key = skip_hidden(0, sinks, seen.begin); key < seen.end; key = skip_hidden(key + edge, sinks, seen.begin)) {
       sync_block();
       load_keys(s, kv_head, key);
       sync_block();
@@ -197,8 +198,9 @@ struct AnyBackward {
         for (int first = token; first < (by_token ? token + 1 : tokens); first += edge) {
           const int last = first + edge < tokens ? first + edge - 1 : tokens - 1;
           const Range seen = {visible_keys(p.scores, s, first).begin, visible_keys(p.scores, s, last).end};
-          for (int from = by_key ? key : seen.begin; from < (by_key ? key + 1 : seen.end); from += edge)
-            if (from < seen.end && from + edge > seen.begin) add_mask_tile(s, first, from, by_token, by_key, places, wide);
+          const int sinks = sink_end(p.scores, s), end = by_key ? key + 1 : seen.end;
+          for (int from = by_key ? key : skip_hidden(0, sinks, seen.begin); from < end; from = skip_hidden(from + edge, sinks, seen.begin))
+            if (from < seen.end && (from + edge > seen.begin || from < sinks)) add_mask_tile(s, first, from, by_token, by_key, places, wide);
         }
       }
     for (int i = thread_x(); i < places; i += block_threads()) {

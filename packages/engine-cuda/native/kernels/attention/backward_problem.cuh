@@ -54,12 +54,12 @@ DEVICE const A* statistics_of(const heed_cuda_attention_backward& args, const Se
   return static_cast<const A*>(args.statistics) + 4 * statistics_row(args.problem, s.batch, s.first_head + row % s.group, row / s.group);
 }
 
-// The rows that see some of the keys first .. last by causality, window and length.
-DEVICE Range rows_seeing(const heed_scores& rules, const Sequence& s, int first, int last) {
+// The rows that see some of the keys first .. last by causality, window and length; no window ends behind a sink token.
+DEVICE Range rows_seeing(const heed_scores& rules, const Sequence& s, int sinks, int first, int last) {
   if (first >= s.length) return {0, 0};
   if (last >= s.length) last = s.length - 1;
   const int begin = rules.window_right < 0 ? 0 : clamp_key(first - rules.window_right - s.offset, s.tokens);
-  const int end = rules.window_left < 0 ? s.tokens : clamp_key(last + rules.window_left + 1 - s.offset, s.tokens);
+  const int end = rules.window_left < 0 || (sinks > 0 && first < sinks) ? s.tokens : clamp_key(last + rules.window_left + 1 - s.offset, s.tokens);
   return {begin * s.group, (end > begin ? end : begin) * s.group};
 }
 

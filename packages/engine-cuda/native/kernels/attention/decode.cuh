@@ -17,6 +17,7 @@ struct Decode {
   static constexpr int kRawK = kD * kBytes + 16, kRawV = kDv * kBytes + 16;  // bytes of a staged row
   using Int4Keys = Int4<T, kD, true>;
   using Int4Values = Int4<T, kDv, false>;
+  static constexpr int kStep = kDecodeKeys * kDecodeWarps;  // from one group of a warp to its next
   static_assert(kDecodeKeys == kInt4Rows, "a warp's keys are staged together");
   static constexpr int kStage = kBytes == 0 ? Int4Keys::kStage + Int4Values::kStage : kDecodeKeys * (kRawK + kRawV);
   static constexpr int kTerms = kBytes == 0 ? KeyTerms<T>::kCount : 1, kKeyTile = kDecodeKeys * Tile<kD>::kPitch;  // tiles that keys are the sum of
@@ -29,13 +30,14 @@ struct Decode {
   const heed_cuda_attention& args;
   const heed_scores& rules;
   const Sequence& s;
-  const int kv_head, first_row, d, dv;
+  const int kv_head, first_row, d, dv, first_key;
   Range keys;
   static constexpr bool kKeepsQuery = kD <= 128;  // in registers, which are too few for more
   uint32_t query[kKeepsQuery ? kD / 16 : 1][4];
   float acc[kWide][4];
   float top[2], sum[2];
 
+  DEVICE int sinks() const { return sink_end(rules, s); }  // kept as a member it makes kernels of head size 256 spill on 10.0
   DEVICE int warp_start() const { return kQBytes + warp() * kWarpBytes; }
   DEVICE uint32_t raw_key(int stage, int row) const { return shared_start() + warp_start() + stage * kStage + row * kRawK; }
   DEVICE uint32_t raw_value(int stage, int row) const { return shared_start() + warp_start() + stage * kStage + kDecodeKeys * kRawK + row * kRawV; }
@@ -57,18 +59,18 @@ struct Decode {
       load_rows(stage, first);
     }
   }
-  DEVICE Int4Keys int4_keys() const { return {stored_keys(args), s, kv_head, keys}; }
-  DEVICE Int4Values int4_values() const { return {stored_values(args), s, kv_head, keys}; }
+  DEVICE Int4Keys int4_keys() const { return {stored_keys(args), s, kv_head, sinks(), keys}; }
+  DEVICE Int4Values int4_values() const { return {stored_values(args), s, kv_head, sinks(), keys}; }
   DEVICE void load_rows(int stage, int first) const {
     constexpr int kKChunks = kD * kBytes / 16, kVChunks = kDv * kBytes / 16, kNumbers = 16 / (kBytes ? kBytes : 1);
     ROLLED for (int i = lane(); i < kDecodeKeys * kKChunks; i += 32) {
       const int row = i / kKChunks, chunk = i % kKChunks, j = first + row;
-      const bool valid = j >= keys.begin && j < keys.end && chunk * kNumbers < d;
+      const bool valid = is_seen(j, keys, sinks()) && chunk * kNumbers < d;
       copy_async_16(raw_key(stage, row) + chunk * 16, valid ? key_at(s, j) + chunk * 16 : s.k, valid);
     }
     ROLLED for (int i = lane(); i < kDecodeKeys * kVChunks; i += 32) {
       const int row = i / kVChunks, chunk = i % kVChunks, j = first + row;
-      const bool valid = j >= keys.begin && j < keys.end && chunk * kNumbers < dv;
+      const bool valid = is_seen(j, keys, sinks()) && chunk * kNumbers < dv;
       copy_async_16(raw_value(stage, row) + chunk * 16, valid ? value_at(s, j) + chunk * 16 : s.v, valid);
     }
   }
@@ -76,7 +78,7 @@ struct Decode {
   DEVICE float scale_of(int first) const {
     if constexpr (kBytes != 1) return 1;
     const int j = first + lane() % 16;
-    if (j < keys.begin || j >= keys.end) return 0;
+    if (!is_seen(j, keys, sinks())) return 0;
     const heed_tensor& t = lane() < 16 ? args.k_scales : args.v_scales;
     const int64_t at = s.pages[j / s.page_size] * t.strides[0] + kv_head * t.strides[1] + j % s.page_size * t.strides[2];
     return static_cast<const float*>(t.data)[at];
@@ -114,7 +116,7 @@ struct Decode {
             const int64_t distance = s.offset + row / s.group - key;
             x -= float_at(rules.alibi_slopes, (s.first_head + row % s.group) * rules.alibi_slopes.strides[0]) * static_cast<float>(distance < 0 ? -distance : distance);
           }
-          visible[n][e] = key >= seen.begin && key < seen.end && key >= keys.begin && key < keys.end;
+          visible[n][e] = is_seen(key, seen, sinks());  // the groups that a warp takes lie within its part
           scores[n][2 * u + e] = visible[n][e] ? x * kLog2E : -INFINITY;
           high = fmaxf(high, scores[n][2 * u + e]);
         }
@@ -175,7 +177,7 @@ struct Decode {
         const float weight = shuffle(j % 2 ? mine.high : mine.low, (lane() & ~3) | j % 8 / 2);
         const int row = first_row + u * 8 + lane() / 4;
         const Range seen = row < s.rows() ? visible_keys(rules, s, row / s.group) : Range{0, 0};
-        if (key < seen.begin || key >= seen.end) continue;
+        if (!is_seen(key, seen, sinks())) continue;
         const unsigned char* value = value_at(s, key);
         UNROLL for (int n = 0; n < kWide; n++) {
           UNROLL for (int e = 0; e < 2; e++) {
@@ -228,22 +230,30 @@ struct Decode {
     }
     if (odd) add_odd_values(odd, first, v_rows, weights);
   }
+  // `group`, one of this warp's, or its first of the window where nobody sees those before that.
+  DEVICE int seen_from(int group) const {
+    return skip_hidden(group, sinks(), keys.begin / kStep * kStep + warp() * kDecodeKeys);
+  }
   DEVICE void walk() {
-    constexpr int kStep = kDecodeKeys * kDecodeWarps;
-    const int start = keys.begin / kStep * kStep + warp() * kDecodeKeys;
-    UNROLL for (int ahead = 0; ahead < kDecodeStages; ahead++) {
-      if (start + ahead * kStep < keys.end) load(ahead, start + ahead * kStep);
+    int first = seen_from(first_key + warp() * kDecodeKeys), stage = 0;
+    static_assert(kDecodeStages == 2, "a stage is loaded with the group after the next");
+    UNROLL for (int n = 0; n < kDecodeStages; n++) {
+      const int ahead = n == 0 ? first : seen_from(first + kStep);
+      if (ahead < keys.end) load(n, ahead);
       copy_async_commit();
     }
-    float scale = start < keys.end ? scale_of(start) : 0;
-    for (int first = start, stage = 0; first < keys.end; first += kStep, stage = (stage + 1) % kDecodeStages) {
+    float scale = first < keys.end ? scale_of(first) : 0;
+    for (; first < keys.end; stage = (stage + 1) % kDecodeStages) {
       copy_async_wait<kDecodeStages - 1>();
       sync_warp();
-      const float next = first + kStep < keys.end ? scale_of(first + kStep) : 0;
+      const int next = seen_from(first + kStep);
+      const float next_scale = next < keys.end ? scale_of(next) : 0;
       take(stage, first, scale);
-      scale = next;
+      first = next;
+      scale = next_scale;
       sync_warp();  // nobody reads this stage any more
-      if (first + kDecodeStages * kStep < keys.end) load(stage, first + kDecodeStages * kStep);
+      const int ahead = seen_from(first + kStep);
+      if (ahead < keys.end) load(stage, ahead);
       copy_async_commit();
     }
     copy_async_wait<0>();
@@ -277,9 +287,10 @@ DEVICE void attention_decode(const heed_cuda_attention& args) {
   const int first_row = work.tile * kDecodeRows, dv = static_cast<int>(args.out.shape[2]);
   const int last_row = first_row + kDecodeRows < s.rows() ? first_row + kDecodeRows - 1 : s.rows() - 1;
   const Range seen = {visible_keys(args.scores, s, first_row / s.group).begin, visible_keys(args.scores, s, last_row / s.group).end};
-  const Part part = part_of(s, seen, kDecodeKeys * kDecodeWarps, args.part, block_z());
+  const int sinks = sink_end(args.scores, s);
+  const Part part = part_of(s, seen, sinks, kDecodeKeys * kDecodeWarps, args.part, block_z());
   if (part.index < 0) return;
-  Decode<T, kD, kDv, kBytes> decode = {args, args.scores, s, static_cast<int>(block_y()), first_row, static_cast<int>(args.q.shape[2]), dv, part.keys};
+  Decode<T, kD, kDv, kBytes> decode = {args, args.scores, s, static_cast<int>(block_y()), first_row, static_cast<int>(args.q.shape[2]), dv, part.first, part.keys};
   decode.load_queries();
   copy_async_commit();
   copy_async_wait<0>();

@@ -10,7 +10,7 @@
 
 namespace heed {
 
-// kRich: softcap, ALiBi, masks and dropout are looked at, score by score.
+// kRich: softcap, ALiBi, masks, dropout and sink tokens are looked at, score by score.
 template <class T, int kD, int kDv, int kRows, int kKeys, int kWarps, bool kRich>
 struct Forward {
   static constexpr int kThreads = 32 * kWarps;
@@ -39,6 +39,11 @@ struct Forward {
     v_tile.start = k_tile.start + kKBytes;
   }
   DEVICE int rows() const { return s.rows(); }
+  DEVICE int sinks() const { return kRich ? sink_end(rules, s) : 0; }
+  // Whether a key is one of a range, or a sink token before its end.
+  DEVICE bool has(Range keys, int j) const { return kRich ? is_seen(j, keys, sinks()) : j >= keys.begin && j < keys.end; }
+  // The first tile of the walk over the keys of a block from tile `first` on.
+  DEVICE int seen_from(int first, Range keys) const { return kRich ? skip_hidden(first, sinks(), keys.begin / kKeys * kKeys) : first; }
   DEVICE int row_of(int tall, int half) const { return first_row + (warp() * kTall + tall) * 16 + half * 8 + lane() / 4; }
 
   // The padding of the queries' first row, 16 bytes, has a bit for each key of the tile with a value that is not finite.
@@ -54,14 +59,14 @@ struct Forward {
   DEVICE void load_keys(int first, Range keys) const {
     ROLLED for (int i = thread_x(); i < kKeys * Tile<kD>::kChunks; i += kThreads) {
       const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks, j = first + row;
-      const bool valid = j >= keys.begin && j < keys.end && chunk * 8 < d;
+      const bool valid = has(keys, j) && chunk * 8 < d;
       copy_async_16(k_tile.at(row, chunk), valid ? key_at(s, j) + chunk * 16 : s.k, valid);
     }
   }
   DEVICE void load_values(int first, Range keys) const {
     ROLLED for (int i = thread_x(); i < kKeys * Tile<kDv>::kChunks; i += kThreads) {
       const int row = i / Tile<kDv>::kChunks, chunk = i % Tile<kDv>::kChunks, j = first + row;
-      const bool valid = j >= keys.begin && j < keys.end && chunk * 8 < dv;
+      const bool valid = has(keys, j) && chunk * 8 < dv;
       copy_async_16(v_tile.at(row, chunk), valid ? value_at(s, j) + dv_start * 2 + chunk * 16 : s.v, valid);
     }
   }
@@ -110,7 +115,7 @@ struct Forward {
         UNROLL for (int n = 0; n < kScores; n++) {
           UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) {
             const int key = first + n * 8 + lane() % 4 * 2 + e % 2;
-            scores[t][n][e] = key >= seen.begin && key < seen.end ? scores[t][n][e] : -INFINITY;
+            scores[t][n][e] = has(seen, key) ? scores[t][n][e] : -INFINITY;
           }
         }
       }
@@ -241,7 +246,7 @@ struct Forward {
           const Pair mine = weights_of(t, u, j & ~1);
           const float weight = shuffle(j % 2 ? mine.high : mine.low, (lane() & ~3) | j % 8 / 2);
           const Range seen = seen_by(t, u);
-          if (key >= seen.begin && key < seen.end && (!kRich || takes(row_of(t, u), key))) add_value(t, u, weight, value);
+          if (has(seen, key) && (!kRich || takes(row_of(t, u), key))) add_value(t, u, weight, value);
         }
       }
     }
@@ -297,21 +302,22 @@ struct Forward {
     const Range head_sees = visible_keys(rules, s, first_row / s.group), tail_sees = visible_keys(rules, s, last_row / s.group);
     const Range keys = {head_sees.begin, tail_sees.end};
     start_rows();
-    int first = keys.begin / kKeys * kKeys;
+    int first = kRich ? seen_from(0, keys) : keys.begin / kKeys * kKeys;
     load_queries();
     if (first < keys.end) load_keys(first, keys);
     copy_async_commit();
-    for (; first < keys.end; first += kKeys) {
+    for (int next; first < keys.end; first = next) {
       copy_async_wait<0>();
       sync_block();  // the keys are there, and nobody reads the values before them any more
       load_values(first, keys);
+      next = seen_from(first + kKeys, keys);
       copy_async_commit();
       multiply_keys();
       const bool all_seen = first >= tail_sees.begin && first + kKeys <= head_sees.end;
       finish_scores(first, all_seen);
       copy_async_wait<0>();
       sync_block();  // the values are there, and nobody reads the keys any more
-      if (first + kKeys < keys.end) load_keys(first + kKeys, keys);
+      if (next < keys.end) load_keys(next, keys);
       copy_async_commit();
       weigh();
       if constexpr (kRich)

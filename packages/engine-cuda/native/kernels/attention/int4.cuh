@@ -25,15 +25,15 @@ struct Int4 {
 
   const StoredRows rows;
   const Sequence& s;
-  const int head;
+  const int head, sinks;
   const Range keys;
 
   DEVICE int width() const { return static_cast<int>(rows.residual.shape[3]); }
-  DEVICE bool has(int j) const { return j >= keys.begin && j < keys.end; }
+  DEVICE bool has(int j) const { return is_seen(j, keys, sinks); }
   DEVICE bool is_code(int j) const { return s.pages[j / s.page_size] < rows.pages.shape[0]; }
   // Whether the rows from `first`, a multiple of 16, on lie in one page of codes: they share a group of keys, and are staged.
   DEVICE bool is_staged(int first) const {
-    return s.page_size % kInt4Rows == 0 && first < keys.end && first + kInt4Rows > keys.begin && is_code(first);
+    return s.page_size % kInt4Rows == 0 && first < keys.end && (first + kInt4Rows > keys.begin || first < sinks) && is_code(first);
   }
   DEVICE int64_t scales_at(int j) const { return s.pages[j / s.page_size] * rows.scales.strides[0] + head * rows.scales.strides[1]; }
   DEVICE int64_t pair_at(int j, int channel) const {

@@ -27,11 +27,12 @@ struct Latent {
   const heed_cuda_attention& args;
   const heed_scores& rules;
   const Sequence& s;
-  const int first_row, d, dv;
+  const int first_row, d, dv, first_key;
   Range keys;
   float acc[kWide][4];
   float top[2], sum[2];  // of rows lane / 4 and + 8, the sum of this warp's keys
 
+  DEVICE int sinks() const { return sink_end(rules, s); }  // kept as a member it spills on 10.0
   DEVICE int pair() const { return warp() / 2; }
   DEVICE int half() const { return warp() % 2; }
   DEVICE int row_of(int u) const { return pair() * 16 + u * 8 + lane() / 4; }  // of the tile
@@ -49,7 +50,7 @@ struct Latent {
     const Row tile = stage_rows(stage);
     ROLLED for (int i = thread_x(); i < kLatentKeys * Row::kChunks; i += 32 * kLatentWarps) {
       const int row = i / Row::kChunks, chunk = i % Row::kChunks, j = first + row;
-      const bool valid = j >= keys.begin && j < keys.end && chunk * 8 < d;
+      const bool valid = is_seen(j, keys, sinks()) && chunk * 8 < d;
       copy_async_16(tile.at(row, chunk), valid ? key_at(s, j) + chunk * 16 : s.k, valid);
     }
   }
@@ -73,8 +74,7 @@ struct Latent {
           const int key = first + half() * 16 + n * 8 + lane() % 4 * 2 + e % 2;
           float x = scores[n][e] * factor;
           if (cap > 0) x = cap * tanhf(x / cap);
-          const bool visible = key >= seen.begin && key < seen.end && key >= keys.begin && key < keys.end;
-          scores[n][e] = visible ? x * kLog2E : -INFINITY;
+          scores[n][e] = is_seen(key, seen, sinks()) ? x * kLog2E : -INFINITY;  // the tile lies within the block's part
         }
       }
     }
@@ -139,7 +139,7 @@ struct Latent {
       UNROLL for (int u = 0; u < 2; u++) {
         const int row = first_row + row_of(u);
         const Range seen = row < s.rows() ? visible_keys(rules, s, row / s.group) : Range{0, 0};
-        if (first + j < seen.begin || first + j >= seen.end) continue;
+        if (!is_seen(first + j, seen, sinks())) continue;
         const float weight = to_float(shared<T>(kWeights + row_of(u) * WeightRow::kPitch + j * 2, 1)[0]);
         const T* value = reinterpret_cast<const T*>(value_at(s, first + j)) + half() * kHalf;
         UNROLL for (int n = 0; n < kWide; n++) {
@@ -151,13 +151,15 @@ struct Latent {
       }
     }
   }
+  DEVICE int seen_from(int tile) const { return skip_hidden(tile, sinks(), keys.begin / kLatentKeys * kLatentKeys); }
   DEVICE void walk() {
-    const int start = keys.begin / kLatentKeys * kLatentKeys;
-    UNROLL for (int ahead = 0; ahead < kLatentStages; ahead++) {
-      if (start + ahead * kLatentKeys < keys.end) load(ahead, start + ahead * kLatentKeys);
+    int first = seen_from(first_key), ahead = first;  // ahead: the tile that is loaded next
+    UNROLL for (int n = 0; n < kLatentStages; n++) {
+      if (ahead < keys.end) load(n, ahead);
       copy_async_commit();
+      ahead = seen_from(ahead + kLatentKeys);
     }
-    ROLLED for (int first = start, stage = 0; first < keys.end; first += kLatentKeys, stage = (stage + 1) % kLatentStages) {
+    ROLLED for (int stage = 0; first < keys.end; first = seen_from(first + kLatentKeys), stage = (stage + 1) % kLatentStages) {
       copy_async_wait<kLatentStages - 1>();
       sync_block();
       float scores[2][4];
@@ -167,8 +169,9 @@ struct Latent {
       multiply_values(stage);
       if (odd) add_odd_values(odd, first);
       sync_block();  // nobody reads this stage or the weights any more
-      if (first + kLatentStages * kLatentKeys < keys.end) load(stage, first + kLatentStages * kLatentKeys);
+      if (ahead < keys.end) load(stage, ahead);
       copy_async_commit();
+      ahead = seen_from(ahead + kLatentKeys);
     }
     copy_async_wait<0>();
   }
@@ -203,9 +206,10 @@ DEVICE void attention_latent(const heed_cuda_attention& args) {
   const int first_row = work.tile * kLatentRows;
   const int last_row = first_row + kLatentRows < s.rows() ? first_row + kLatentRows - 1 : s.rows() - 1;
   const Range seen = {visible_keys(args.scores, s, first_row / s.group).begin, visible_keys(args.scores, s, last_row / s.group).end};
-  const Part part = part_of(s, seen, kLatentKeys, args.part, block_z());
+  const int sinks = sink_end(args.scores, s);
+  const Part part = part_of(s, seen, sinks, kLatentKeys, args.part, block_z());
   if (part.index < 0) return;
-  Latent<T> latent = {args, args.scores, s, first_row, static_cast<int>(args.q.shape[2]), static_cast<int>(args.out.shape[2]), part.keys};
+  Latent<T> latent = {args, args.scores, s, first_row, static_cast<int>(args.q.shape[2]), static_cast<int>(args.out.shape[2]), part.first, part.keys};
   latent.load_queries();
   UNROLL for (int n = 0; n < latent.kWide; n++) UNROLL for (int e = 0; e < 4; e++) latent.acc[n][e] = 0;
   UNROLL for (int u = 0; u < 2; u++) latent.top[u] = -INFINITY, latent.sum[u] = 0;

@@ -8,21 +8,28 @@ namespace heed {
 
 constexpr int kMostParts = 64;
 
-// The keys of one part of a sequence, and how many parts have any; of a sequence without visible keys the first part has none of them.
+// The keys of one part of a sequence from key `first` on: the sinks, and those of the window; and how many parts have any. Of a sequence
+// without visible keys the window's first part has none of them.
 struct Part {
-  Range keys;
+  Range keys;  // of the window
+  int first;
   int count, index;  // index -1: nothing to do
 };
 // Parts of a multiple of `tile` keys, at least `least`.
-DEVICE Part part_of(const Sequence& s, Range seen, int tile, int least, int number) {
-  if (s.tokens != 1) return {seen, 1, number == 0 ? 0 : -1};
+DEVICE Part part_of(const Sequence& s, Range seen, int sinks, int tile, int least, int number) {
+  if (s.tokens != 1) return {seen, 0, 1, number == 0 ? 0 : -1};
   int size = (s.length + kMostParts - 1) / kMostParts;
   size = (size + tile - 1) / tile * tile;
   if (size < least) size = least;
-  const int first = seen.begin / size, end = seen.end > seen.begin ? (seen.end + size - 1) / size : first + 1;
-  if (number < first || number >= end) return {{0, 0}, end - first, -1};
+  // Parts below sunk have sinks, the others from `first` on the window's keys.
+  const int sunk = ((sinks < seen.end ? sinks : seen.end) + size - 1) / size;
+  const int first = seen.begin / size > sunk ? seen.begin / size : sunk;
+  int end = seen.end > seen.begin ? (seen.end + size - 1) / size : first;
+  if (sunk + end == first) end++;
+  const int count = sunk + end - first, hidden = number < sunk ? 0 : first - sunk;
+  if (number >= end || (number >= sunk && number < first)) return {{0, 0}, 0, count, -1};
   const int from = number * size, to = from + size;
-  return {{from > seen.begin ? from : seen.begin, to < seen.end ? to : seen.end}, end - first, number - first};
+  return {{from > seen.begin ? from : seen.begin, to < seen.end ? to : seen.end}, from, count, number - hidden};
 }
 
 // Sums with their tops, one after the other: what was summed is scaled to the larger top.

@@ -164,6 +164,12 @@ DEVICE Range visible_keys(const heed_scores& rules, const Sequence& s, int token
   return {rules.window_left < 0 ? 0 : clamp_key(position - rules.window_left, s.length),
           rules.window_right < 0 ? s.length : clamp_key(position + rules.window_right + 1, s.length)};
 }
+// The sink tokens are keys below this one. A token sees those before its range's end whatever the range's begin.
+DEVICE int sink_end(const heed_scores& rules, const Sequence& s) { return clamp_key(rules.sink_tokens, s.length); }
+DEVICE bool is_seen(int key, Range window, int sinks) { return key < window.end && (key >= window.begin || key < sinks); }
+// Where a walk over tiles that has come to key `first` goes on: there, or at `window`, the first tile of the window, if nobody sees the
+// tiles before that.
+DEVICE int skip_hidden(int first, int sinks, int window) { return first >= sinks && first < window ? window : first; }
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, doi:10.1145/2063384.2063405): key j of a query is kept when word j % 4 of counter
 // (j / 4, query, head, batch) is at least the threshold.

@@ -30,7 +30,7 @@ const PLAIN: readonly Kernels[] = [
   { D: 192, Dv: 128, keys: SQUARE, rows: SQUARE, slices: 1 },
   { D: 256, Dv: 256, keys: FLAT, rows: FLAT, slices: 2 },
 ];
-/** The same with softcap, ALiBi, mask and dropout, which need registers of their own. */
+/** The same with softcap, ALiBi, mask, dropout and sink tokens, which need registers of their own. */
 const RICH: readonly Kernels[] = PLAIN.map(({ D, Dv, slices }) => {
   const tile = D === 256 ? FLAT : SQUARE;
   return { D, Dv, keys: tile, rows: tile, slices };

@@ -18,7 +18,7 @@ const PLAIN: readonly Kernel[] = [
   { D: 256, Dv: 256, rows: 64, keys: 64, threads: 128 },
   { D: 512, Dv: 256, rows: 64, keys: 16, threads: 128 },
 ];
-/** The same with softcap, ALiBi, mask and dropout, which need registers of their own. */
+/** The same with softcap, ALiBi, mask, dropout and sink tokens, which need registers of their own. */
 const RICH: readonly Kernel[] = PLAIN.map((kernel) => ({
   ...kernel,
   rows: 64,
@@ -44,9 +44,10 @@ export interface Schedule {
   readonly rows: number;
   readonly keys: number;
 }
-/** Whether scores are more than scaled and cut by a window. */
-export function isRich({ softcap, mask, alibiSlopes, dropout }: ScoreRules): boolean {
-  return softcap > 0 || mask !== undefined || alibiSlopes !== undefined || dropout !== undefined;
+/** Whether scores are more than scaled and cut by a window on both sides. */
+export function isRich({ softcap, mask, alibiSlopes, dropout, sinkTokens }: ScoreRules): boolean {
+  const added = mask !== undefined || alibiSlopes !== undefined || dropout !== undefined;
+  return added || softcap > 0 || sinkTokens > 0;
 }
 /** The kernel on tensor cores, or undefined where there is none for the sizes; for float16 and bfloat16. */
 export function tensorCores(dtype: DType, sizes: Sizes, rich: boolean): Schedule | undefined {

@@ -119,10 +119,7 @@ export async function checkHiddenKey(
   const run = (rows: typeof data): Promise<{ readonly output: Float64Array; readonly lse: Float64Array }> =>
     results(() => {
       const { q, k, v } = placeOperands(problem, rows, subject, {});
-      const options = {
-        ...placeOptions(problem, data, subject),
-        fused: subject.fused,
-      };
+      const options = { ...placeOptions(problem, data, subject), fused: subject.fused };
       const { output, lse } = attentionWithLse(q, k, v, options);
       return { output, lse };
     });

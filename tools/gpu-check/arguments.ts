@@ -1,7 +1,12 @@
 import { parseArgs } from "node:util";
 
+/** Names of the parts, in their order. */
+export const PARTS = ["vectors", "suites", "sanitizers", "offsets", "speeds"] as const;
+/** A part of the check, as `--parts` names it. */
+export type PartName = (typeof PARTS)[number];
+
 /** What `--help` prints. */
-export const usage: string = `bun run gpu:check [--out DIR] [--engine NAME] [--quick] [--vectors DIR]
+export const usage: string = `bun run gpu:check [--out DIR] [--engine NAME] [--quick] [--parts NAMES] [--vectors DIR]
 
 Checks the CUDA engine on this machine's device: conformance vectors, the engine's own suites, compute-sanitizer over a short list,
 offsets past 4 GiB, then speeds beside what the device can do at most and beside PyTorch where that is installed. Exits with 0 if
@@ -10,6 +15,7 @@ nothing failed, 1 if something did or there is no device, 2 if the command line 
   --out DIR      write report.json and report.svg there
   --engine NAME  cuda (default); cuda-emulated runs the same parts in small sizes and gives no speeds
   --quick        a few suites, vectors and sizes: seconds, where the whole takes minutes
+  --parts NAMES  of ${PARTS.join(", ")}: only these, separated by commas
   --vectors DIR  folder of conformance vectors; default ../shared/conformance`;
 
 /** What the command line asked for. */
@@ -17,10 +23,17 @@ export interface CheckArguments {
   readonly out: string | undefined;
   readonly engine: "cuda" | "cuda-emulated";
   readonly quick: boolean;
+  readonly parts: readonly PartName[];
   readonly vectors: string;
   readonly help: boolean;
 }
-/** Reads the command line. Throws a TypeError in words for an unknown option or engine. */
+function partsOf(list: string): PartName[] {
+  const named = list.split(",").map((name) => name.trim());
+  const unknown = named.find((name) => !(PARTS as readonly string[]).includes(name));
+  if (unknown !== undefined) throw new TypeError(`--parts takes ${PARTS.join(", ")}; got "${unknown}"`);
+  return PARTS.filter((name) => named.includes(name));
+}
+/** Reads the command line. Throws a TypeError in words for an unknown option, engine or part. */
 export function parseArguments(args: readonly string[]): CheckArguments {
   const { values } = parseArgs({
     args: [...args],
@@ -28,6 +41,7 @@ export function parseArguments(args: readonly string[]): CheckArguments {
       out: { type: "string" },
       engine: { type: "string", default: "cuda" },
       quick: { type: "boolean", default: false },
+      parts: { type: "string", default: PARTS.join(",") },
       vectors: { type: "string", default: "../shared/conformance" },
       help: { type: "boolean", default: false },
     },
@@ -35,5 +49,5 @@ export function parseArguments(args: readonly string[]): CheckArguments {
   const { engine } = values;
   if (engine !== "cuda" && engine !== "cuda-emulated")
     throw new TypeError(`--engine is cuda or cuda-emulated; got "${engine}"`);
-  return { ...values, out: values.out, engine };
+  return { ...values, out: values.out, engine, parts: partsOf(values.parts) };
 }

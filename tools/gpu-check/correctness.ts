@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { ROOT, run } from "./child.ts";
 import type { CheckContext, Part, Verdict } from "./parts.ts";
@@ -28,16 +29,24 @@ export const vectorsPart: Part = {
   },
 };
 
-/** Test files of the engine that run on the engine which HEED_TEST_ENGINE names: test/support.ts. */
+/** Tests of the engine that run on the engine which HEED_TEST_ENGINE names (test/support.ts), longest first. */
 const SUITES = [
+  "fused/*.test.ts",
   "fused.test.ts",
   "core/core.test.ts",
-  "fused",
   "tape.test.ts",
   "tensors.test.ts",
   "transfers.test.ts",
 ];
 const QUICK_SUITES = ["tensors.test.ts", "transfers.test.ts"];
+const TESTS = "packages/engine-cuda/test";
+
+function suiteFiles(quick: boolean): string[] {
+  const folder = join(ROOT, TESTS);
+  return (quick ? QUICK_SUITES : SUITES)
+    .flatMap((files) => [...new Bun.Glob(files).scanSync(folder)].sort())
+    .map((file) => `${TESTS}/${file}`);
+}
 
 /** What `bun test` says at its end. */
 export function countsOf(report: string): { readonly passed: number; readonly failed: number } {
@@ -45,31 +54,40 @@ export function countsOf(report: string): { readonly passed: number; readonly fa
     Number(new RegExp(`^\\s*(\\d+) ${word}$`, "m").exec(report)?.[1] ?? 0);
   return { passed: count("pass"), failed: count("fail") };
 }
-/** The engine's own tests on the device. */
+/** Runs a file of tests on the engine; what failed, in words, and how many passed. */
+async function suite(
+  file: string,
+  engine: string,
+  say: CheckContext["say"],
+): Promise<{ readonly passed: number; readonly words: string | undefined }> {
+  const failed: string[] = [];
+  const shown = (line: string): void => {
+    if (line.startsWith("(fail)")) failed.push(line);
+  };
+  const command = [process.execPath, "test", "--timeout", "120000", file];
+  const { exitCode, tail } = await run(command, { HEED_TEST_ENGINE: engine }, shown);
+  const counts = countsOf(tail);
+  say(`      ${file}: ${counts.passed} passed, ${counts.failed} failed`);
+  failed.forEach((line) => say(`        ${line}`));
+  if (exitCode === 0 && counts.passed > 0) return { passed: counts.passed, words: undefined };
+  const words = [`${file}: ended with ${exitCode}, ${counts.failed} failed`, ...failed, tail].join("\n");
+  return { passed: counts.passed, words };
+}
+/** The engine's own tests on the device: files side by side, a process each, as many as there are processors. */
 export const suitesPart: Part = {
   name: "engine suites",
   async run({ engine, quick, say }) {
-    const files = (quick ? QUICK_SUITES : SUITES).map((file) => `packages/engine-cuda/test/${file}`);
-    let passed = 0;
-    const failed: string[] = [];
-    const shown = (line: string): void => {
-      if (line.startsWith("(fail)")) {
-        failed.push(line);
-        say(`      ${line}`);
-      }
-      if (line.startsWith("(pass)") && ++passed % 100 === 0) say(`      ${passed} tests passed`);
+    const waiting = suiteFiles(quick);
+    const ended: Awaited<ReturnType<typeof suite>>[] = [];
+    const work = async (): Promise<void> => {
+      for (let file = waiting.shift(); file !== undefined; file = waiting.shift())
+        ended.push(await suite(file, engine.name, say));
     };
-    const { exitCode, tail } = await run(
-      [process.execPath, "test", "--timeout", "120000", ...files],
-      { HEED_TEST_ENGINE: engine.name },
-      shown,
-    );
-    const counts = countsOf(tail);
-    if (exitCode !== 0 || counts.passed === 0) {
-      const words = `${counts.passed} tests passed, ${counts.failed} failed`;
-      return { status: "failed", detail: [words, ...failed, tail].join("\n") };
-    }
-    return { status: "passed", detail: `${counts.passed} tests` };
+    await Promise.all(Array.from({ length: availableParallelism() }, work));
+    const passed = ended.reduce((all, one) => all + one.passed, 0);
+    const failures = ended.flatMap(({ words }) => words ?? []);
+    if (failures.length === 0) return { status: "passed", detail: `${passed} tests` };
+    return { status: "failed", detail: [`${passed} tests passed, not all`, ...failures].join("\n") };
   },
 };
 
@@ -83,28 +101,21 @@ export function findSanitizer(path: string | undefined = process.env["PATH"]): s
   const known = "/usr/local/cuda/bin/compute-sanitizer";
   return Bun.which("compute-sanitizer", { PATH: path ?? "" }) ?? (existsSync(known) ? known : undefined);
 }
-/** Runs every tool of compute-sanitizer over the short list of short.ts. */
+/** Runs every tool of compute-sanitizer over the short list of short.ts, side by side. */
 export async function sanitize(
   sanitizer: string,
   engine: string,
   say: (line: string) => void,
 ): Promise<Verdict> {
-  const failures: string[] = [];
-  for (const tool of SANITIZERS) {
-    say(`      ${tool}`);
-    const { exitCode, tail } = await run([
-      sanitizer,
-      "--tool",
-      tool,
-      "--error-exitcode",
-      String(FOUND),
-      process.execPath,
-      "tools/gpu-check/short.ts",
-      engine,
-    ]);
-    if (exitCode !== 0)
-      failures.push(`${tool} ${exitCode === FOUND ? "found errors" : `ended with ${exitCode}`}:\n${tail}`);
-  }
+  const short = [process.execPath, "tools/gpu-check/short.ts", engine];
+  const look = async (tool: string): Promise<string[]> => {
+    const command = [sanitizer, "--tool", tool, "--error-exitcode", String(FOUND), ...short];
+    const { exitCode, tail } = await run(command);
+    const words = exitCode === 0 ? "clean" : exitCode === FOUND ? "found errors" : `ended with ${exitCode}`;
+    say(`      ${tool} ${words}`);
+    return exitCode === 0 ? [] : [`${tool} ${words}:\n${tail}`];
+  };
+  const failures = (await Promise.all(SANITIZERS.map(look))).flat();
   return failures.length === 0
     ? { status: "passed", detail: `${SANITIZERS.join(", ")}: clean` }
     : { status: "failed", detail: failures.join("\n") };

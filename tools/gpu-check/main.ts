@@ -3,16 +3,23 @@ import { cuda, cudaEmulated, type CudaEngine } from "@heed/engine-cuda";
 import { HeedError } from "@heed/tensor";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { type CheckArguments, parseArguments, usage } from "./arguments.ts";
+import { type CheckArguments, parseArguments, type PartName, usage } from "./arguments.ts";
 import { run } from "./child.ts";
 import { sanitizersPart, suitesPart, vectorsPart } from "./correctness.ts";
 import type { Measured } from "./measure.ts";
 import { offsetsPart } from "./offsets.ts";
-import { type CheckContext, runParts } from "./parts.ts";
+import { type CheckContext, type Part, runParts } from "./parts.ts";
 import { picture } from "./picture.ts";
 import { exitCode, type Report, text } from "./report.ts";
 import { speedsPart } from "./speeds.ts";
 
+const BY_NAME: Readonly<Record<PartName, Part>> = {
+  vectors: vectorsPart,
+  suites: suitesPart,
+  sanitizers: sanitizersPart,
+  offsets: offsetsPart,
+  speeds: speedsPart,
+};
 async function commit(): Promise<string> {
   if (Bun.which("git") === null) return "unknown";
   const { exitCode: code, stdout } = await run(["git", "rev-parse", "HEAD"]);
@@ -29,7 +36,7 @@ async function check(args: CheckArguments, engine: CudaEngine): Promise<Report> 
     note: (measured) => speeds.push(measured),
   };
   const outcomes = await runParts(
-    [vectorsPart, suitesPart, sanitizersPart, offsetsPart, speedsPart],
+    args.parts.map((name) => BY_NAME[name]),
     context,
   );
   const date = new Date().toISOString();

@@ -2,6 +2,7 @@ import { benchOf, peakBenches } from "./benches.ts";
 import { type Bound, type GpuBench, measureBench, type Measured } from "./measure.ts";
 import type { CheckContext, Part, Verdict } from "./parts.ts";
 import { runPeers } from "./peers.ts";
+import { formatRate } from "./report.ts";
 import { QUICK_SHAPES, type Shape, SHAPES, TINY_SHAPES } from "./shapes.ts";
 
 /** Share of a device's memory that a bench may want. */
@@ -15,8 +16,18 @@ async function tryOnce({ engine }: CheckContext, bench: GpuBench): Promise<Measu
   return { name: bench.name, bound: bench.bound, peers: {}, note: "ran once, not timed" };
 }
 async function one(context: CheckContext, bench: GpuBench, peaks: Record<Bound, number>): Promise<Measured> {
-  const { engine, emulated, say } = context;
-  say(`      ${bench.name}`);
+  const measured = await measuredOf(context, bench, peaks);
+  const { name, bound, milliseconds, rate, note } = measured;
+  const words = rate === undefined ? note : `${milliseconds!.toPrecision(3)} ms, ${formatRate(bound, rate)}`;
+  context.say(`      ${name}: ${words}`);
+  return measured;
+}
+async function measuredOf(
+  context: CheckContext,
+  bench: GpuBench,
+  peaks: Record<Bound, number>,
+): Promise<Measured> {
+  const { engine, emulated } = context;
   if (emulated) return tryOnce(context, bench);
   engine.trim();
   const room = engine.memory().deviceFree * MOST_MEMORY;

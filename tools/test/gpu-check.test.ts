@@ -42,6 +42,7 @@ describe("the command line", () => {
       out: undefined,
       engine: "cuda",
       quick: false,
+      parts: ["vectors", "suites", "sanitizers", "offsets", "speeds"],
       vectors: "../shared/conformance",
       help: false,
     });
@@ -50,6 +51,10 @@ describe("the command line", () => {
       engine: "cuda-emulated",
       quick: true,
     });
+  });
+  test("names parts, in their own order", () => {
+    expect(parseArguments(["--parts", "speeds, vectors"]).parts).toEqual(["vectors", "speeds"]);
+    expect(() => parseArguments(["--parts", "speed"])).toThrow(/^--parts takes vectors, .*; got "speed"$/);
   });
   test("is refused in words", async () => {
     expect(() => parseArguments(["--engine", "cpu"])).toThrow('--engine is cuda or cuda-emulated; got "cpu"');

@@ -4,6 +4,7 @@
  */
 import { join } from "node:path";
 import type { Manifest } from "../../packages/engine-cuda/native/manifest.ts";
+import { WITHOUT_RULES } from "../../packages/engine-cuda/src/fused/attention/schedule.ts";
 
 const root = join(import.meta.dir, "../..");
 /** Compute capabilities, and what the manifest calls them. */
@@ -24,12 +25,16 @@ interface Column {
 }
 /** Head sizes of the keys in a cell such as "96, 128" or "192, values 128". */
 const sizesOf = (cell: string): string[] => /^\d+(?:, \d+)*/.exec(cell)?.[0].split(", ") ?? [];
-/** "by keys", "by rows, `_tall`": the kernel of the backward pass, and what its name ends in. */
+/** "by keys, `_pairs`", "by rows": the kernel of the backward pass, and what its name ends in. */
 const backward = ([size, kernel]: readonly string[], ending: string): string[] =>
   sizesOf(size!).map(
     (n) => `attention_backward_${kernel!.includes("keys") ? "keys" : "rows"}_*_${n}${ending}`,
   );
-const isTall = ([, kernel]: readonly string[]): boolean => kernel!.includes("_tall");
+/** Of a kernel beside the plain one. */
+const endingOf = ([, kernel]: readonly string[]): string => /_(?:tall|pairs)/.exec(kernel!)?.[0] ?? "";
+/** Whether problems with rules have a kernel of the size. */
+const hasRules = ([size]: readonly string[]): boolean =>
+  !sizesOf(size!).some((n) => WITHOUT_RULES.includes(Number(n)));
 const named = ([kernel]: readonly string[]): string[] => [kernel!.replaceAll("`", "").replace("<type>", "*")];
 
 /** The tables, by the headings that each has and no other; where the first cell of a row is empty, that of the row above holds. */
@@ -45,9 +50,13 @@ const TABLES: readonly (readonly Column[])[] = [
     {
       heading: `registers ${ALL.join(" / ")}`,
       on: ALL,
-      kernels: (row) => backward(row, isTall(row) ? "_tall" : ""),
+      kernels: (row) => backward(row, endingOf(row)),
     },
-    { heading: "of `_rich`", on: ALL, kernels: (row) => (isTall(row) ? [] : backward(row, "_rich")) },
+    {
+      heading: "of `_rich`",
+      on: ALL,
+      kernels: (row) => (endingOf(row) === "" && hasRules(row) ? backward(row, "_rich") : []),
+    },
   ],
   ALL.map((capability) => ({ heading: capability, on: [capability], kernels: named })),
 ];

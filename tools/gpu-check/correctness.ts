@@ -111,9 +111,12 @@ export async function sanitize(
   const look = async (tool: string): Promise<string[]> => {
     const command = [sanitizer, "--tool", tool, "--error-exitcode", String(FOUND), ...short];
     const { exitCode, tail } = await run(command);
-    const words = exitCode === 0 ? "clean" : exitCode === FOUND ? "found errors" : `ended with ${exitCode}`;
-    say(`      ${tool} ${words}`);
-    return exitCode === 0 ? [] : [`${tool} ${words}:\n${tail}`];
+    const looked = /SUMMARY: 0 /.test(tail); // without it the program ran, and nobody looked on
+    const failed =
+      exitCode === FOUND ? "found errors" : `ended with ${exitCode}${looked ? "" : ", without a summary"}`;
+    const clean = exitCode === 0 && looked;
+    say(`      ${tool} ${clean ? "clean" : failed}`);
+    return clean ? [] : [`${tool} ${failed}:\n${tail}`];
   };
   const failures = (await Promise.all(SANITIZERS.map(look))).flat();
   return failures.length === 0

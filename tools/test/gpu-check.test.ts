@@ -113,7 +113,7 @@ describe("compute-sanitizer", () => {
   }
   test("runs each of its tools over the short list", async () => {
     const log = join(folder, "calls");
-    const sanitizer = await fake("clean", `echo "$@" >> ${log}`);
+    const sanitizer = await fake("clean", `echo "$@" >> ${log}; echo "ERROR SUMMARY: 0 errors"`);
     const verdict = await sanitize(sanitizer, "cuda", () => {});
     expect(verdict).toEqual({ status: "passed", detail: "memcheck, racecheck, initcheck, synccheck: clean" });
     const calls = (await Bun.file(log).text()).trim().split("\n");
@@ -123,11 +123,16 @@ describe("compute-sanitizer", () => {
   test("fails the check when it finds something, with its words", async () => {
     const sanitizer = await fake(
       "finds",
-      'test "$2" = initcheck && { echo "Uninitialized read"; exit 9; }; exit 0',
+      'test "$2" = initcheck && { echo "Uninitialized read"; exit 9; }; echo "ERROR SUMMARY: 0 errors"',
     );
     const { status, detail } = await sanitize(sanitizer, "cuda", () => {});
     expect(status).toBe("failed");
     expect(detail).toBe("initcheck found errors:\nUninitialized read");
+  });
+  test("fails the check when it says nothing: then it did not look", async () => {
+    const { status, detail } = await sanitize(await fake("silent", "exit 0"), "cuda", () => {});
+    expect(status).toBe("failed");
+    expect(detail).toContain("memcheck ended with 0, without a summary");
   });
   test("is looked for on the path", async () => {
     const path = await fake("compute-sanitizer", "exit 0");

@@ -36,8 +36,8 @@ describe("tables of registers", () => {
     expect(wanted.length).toBeGreaterThan(50);
     expect(wanted.filter((kernel) => !listed.has(kernel))).toEqual([]);
   });
-  test("cells are found by their headings: 5 of forward, 21 of backward, 40 of decode", () => {
-    expect(pages.map(({ filled }) => filled.cells)).toEqual([5 + 21, 40]);
+  test("cells are found by their headings: 6 of forward, 18 of backward, 48 of decode", () => {
+    expect(pages.map(({ filled }) => filled.cells)).toEqual([6 + 18, 48]);
   });
   test("a cell has the larger of both types, on each architecture; other columns stay as they are", () => {
     const of = (...registers: number[]) =>
@@ -48,25 +48,25 @@ describe("tables of registers", () => {
         ]),
       );
     const resources = {
-      heed_cuda_attention_backward_rows_f16_96: of(1, 20, 3, 40),
-      heed_cuda_attention_backward_rows_bf16_96: of(10, 2, 30, 4),
-      heed_cuda_attention_backward_rows_f16_96_rich: of(5, 6, 7, 8),
-      heed_cuda_attention_backward_rows_bf16_96_rich: of(5, 6, 7, 8),
-      heed_cuda_attention_backward_rows_f16_96_tall: of(1, 1, 1, 1),
-      heed_cuda_attention_backward_rows_bf16_96_tall: of(2, 1, 2, 1),
+      heed_cuda_attention_backward_rows_f16_128: of(1, 20, 3, 40),
+      heed_cuda_attention_backward_rows_bf16_128: of(10, 2, 30, 4),
+      heed_cuda_attention_backward_rows_f16_128_rich: of(5, 6, 7, 8),
+      heed_cuda_attention_backward_rows_bf16_128_rich: of(5, 6, 7, 8),
+      heed_cuda_attention_backward_rows_f16_128_tall: of(1, 1, 1, 1),
+      heed_cuda_attention_backward_rows_bf16_128_tall: of(2, 1, 2, 1),
     };
     const page = (...cells: string[]) =>
       [
         "| head size | kernel | tile | registers 8.0 / 9.0 / 10.0 / 12.0 | of `_rich` |",
         "| --- | --- | --- | --- | --- |",
-        `| 96, values 64 | by rows | 9 | ${cells[0]} | ${cells[1]} |`,
+        `| 128, values 64 | by rows | 9 | ${cells[0]} | ${cells[1]} |`,
         `|  | by rows, \`_tall\` | 9 | ${cells[2]} | |`,
         "",
       ].join("\n");
     const filled = fillRegisters(page("0", "0", "0"), { resources });
     expect(filled.text).toBe(page("10 / 20 / 30 / 40", "5 / 6 / 7 / 8", "2 / 1 / 2 / 1"));
     expect(filled).toMatchObject({ cells: 3, kernels: Object.keys(resources).toSorted() });
-    expect(() => fillRegisters(page("0", "0", "0").replace("96", "80"), { resources })).toThrow(
+    expect(() => fillRegisters(page("0", "0", "0").replace("128", "80"), { resources })).toThrow(
       "heed_cuda_attention_backward_rows_f16_80, which the manifest does not have on sm_80",
     );
   });
@@ -96,7 +96,7 @@ describe("tiles in the tables of attention", () => {
 
   test("forward's are the schedule's", () => {
     const table = tableOf("rows x keys");
-    expect(table).toHaveLength(5);
+    expect(table).toHaveLength(6);
     for (const { cells, D, Dv } of table) {
       const [rows, keys] = pair(cells[1]!);
       const { launch, ...schedule } = tensorCores("bfloat16", { D, Dv, Hkv: 1, tiles: (n) => n }, false)!;
@@ -111,27 +111,30 @@ describe("tiles in the tables of attention", () => {
   });
   test("backward's are the schedule's, shared memory too", () => {
     const table = tableOf("own x other");
-    expect(table).toHaveLength(11);
+    expect(table).toHaveLength(12);
     const sizes = { B: 1, S: 1280, Sk: 1280, Hq: 1, Hkv: 1 };
     for (const { cells, D, Dv } of table) {
       const [own, other] = pair(cells[2]!);
-      const isTall = cells[1]!.includes("_tall");
+      const ending = /_(?:tall|pairs)/.exec(cells[1]!)?.[0] ?? "";
+      const isPaired = ending === "_pairs" || (cells[1]!.includes("keys") && D < 128); // backward_pairs.cuh
       const limits = {
         multiprocessors: 1,
-        sharedPerBlock: (isTall ? 227 : 99) * 1024, // of 9.0 and of 8.6: two tall blocks fit, or do not
+        sharedPerBlock: (ending === "" ? 99 : 227) * 1024, // of 8.6 and of 9.0: two large blocks do not fit, or do
         computeCapability: 90,
         level2Bytes: 1,
       };
       const schedule = backwardCores("bfloat16", { ...sizes, D, Dv }, false, limits)!;
       const { launch, tiles } = cells[1]!.includes("keys") ? schedule.keys : schedule.rows;
-      const shared = (own + 2 * other) * (bytesOf(D) + bytesOf(Dv)); // two stages of the other side
-      expect([cells[0], cells[1], sizes.S / tiles, launch.shared, launch.kernel.endsWith("_tall")]).toEqual([
+      const stages = isPaired ? 3 : 2; // of the other side; and float32 weights of two tiles
+      const shared =
+        (own + stages * other) * (bytesOf(D) + bytesOf(Dv)) + (isPaired ? 2 * own * other * 4 : 0);
+      expect([
         cells[0],
         cells[1],
-        own,
-        shared,
-        isTall,
-      ]);
+        sizes.S / tiles,
+        launch.shared,
+        /_(?:tall|pairs)/.exec(launch.kernel)?.[0] ?? "",
+      ]).toEqual([cells[0], cells[1], own, shared, ending]);
       expect(cells[3]).toBe(`${Math.round(shared / 1024)} KB`);
     }
   });

@@ -46,7 +46,7 @@ typedef struct {
   int32_t format;         // heed_page_format
   int32_t keys;           // of a tile, where the kernel leaves it open
   int32_t part, reserved;     // fewest keys of a part of a sequence
-  void *partial, *counters;   // where parts meet: float32 [slots, Hkv, G, Dv + 2]; int32 [N, Hkv], zero
+  void *partial, *counters;   // where parts meet: float32 [slots, Hkv, G, Dv + 4]; int32 [N, Hkv], zero
 } heed_cuda_attention;
 
 // Kernels over rows. `lanes` threads have a row: a power of two up to 32, or the whole block of 256. Theirs depends on the row's length and
@@ -56,8 +56,9 @@ typedef struct { heed_rms_norm problem; int64_t rows; int32_t lanes, reserved; }
 // x, d_out, d_x [rows..., n]; sums of d_weight, of the accumulator's dtype, go to partial [grid * threads / lanes, n]; or NULL.
 typedef struct { heed_rms_norm_backward problem; int64_t rows; void* partial; int32_t lanes, reserved; } heed_cuda_rms_norm_backward;
 typedef struct { heed_rope problem; int64_t units; } heed_cuda_rope;
-// `rows` heads of keys and values, T * 2 * Hkv.
-typedef struct { heed_kv_append problem; int64_t rows; int32_t lanes, reserved; } heed_cuda_kv_append;
+// `rows` heads of keys and values of groups of `tokens` tokens: ceil(T / tokens) * 2 * Hkv. tokens 1; or 4, where rows of both, and those of
+// float pages of the same dtype, are whole vectors of 16 aligned bytes.
+typedef struct { heed_kv_append problem; int64_t rows; int32_t lanes, tokens; } heed_cuda_kv_append;
 // *_all 1: all heads of a token are one row. *_blocks: of a token's rows; `tasks` blocks in all.
 typedef struct {
   heed_norm_rope_append problem;

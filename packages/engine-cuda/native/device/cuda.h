@@ -120,8 +120,43 @@ DEVICE Pair unpack2(uint32_t pair) {
   return {to_float(T{static_cast<uint16_t>(pair)}), to_float(T{static_cast<uint16_t>(pair >> 16)})};
 }
 
+// Bytes of a (0 .. 3) and b (4 .. 7) by the four low nibbles of a selector.
+DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+template <typename T>
+DEVICE uint32_t subtract2(uint32_t a, uint32_t b);
+template <>
+DEVICE uint32_t subtract2<f16>(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+template <>
+DEVICE uint32_t subtract2<bf16>(uint32_t a, uint32_t b) {  // sub.bf16x2 is of 9.0 on
+  uint32_t r;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(b), "r"(0xbf80bf80), "r"(a));
+  return r;
+}
+// Two codes of e4m3 as float16: exact, NaN kept.
+DEVICE uint32_t e4m3_to_f16x2(uint16_t codes) {
+  uint32_t r;
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(codes));
+#else
+  const uint32_t x = __byte_perm(codes, 0, 0x4140), rest = x & 0x007f007f, nan = rest + 0x00010001 & 0x00800080;
+  asm("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(x << 8 & 0x80008000 | rest << 7), "r"(0x5c005c00));  // 2^8, what the biases differ by
+  r |= (nan << 8) - (nan >> 7);
+#endif
+  return r;
+}
+
+struct alignas(8) Vec8 { uint32_t words[2]; };
 struct alignas(16) Vec16 { uint32_t words[4]; };
 DEVICE uint32_t load_u32(const void* p) { return *static_cast<const uint32_t*>(p); }
+DEVICE Vec8 load_8(const void* p) {
+  const uint2 v = *static_cast<const uint2*>(p);
+  return {{v.x, v.y}};
+}
+DEVICE void store_8(void* p, Vec8 v) { *static_cast<uint2*>(p) = make_uint2(v.words[0], v.words[1]); }
 DEVICE Vec16 load_16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};

@@ -15,7 +15,9 @@
 //   uint32_t float_bits(float), float bits_float(uint32_t): the same 32 bits
 //   float to_float(f16 | bf16 | float), T from_float<T>(float): round to nearest even, infinities and NaN kept
 //   uint32_t pack2<T>(float low, float high); float2_ unpack2<T>(uint32_t)
-//   uint32_t load_u32(const void*), Vec16 load_16(const void*), void store_16(void*, Vec16): aligned vectors of 16 bytes
+//   uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector): bytes of a (0 .. 3) and b (4 .. 7) by the selector's four low nibbles
+//   uint32_t subtract2<T>(uint32_t, uint32_t): of two numbers each; e4m3_to_f16x2(uint16_t): two codes
+//   uint32_t load_u32(const void*), Vec8 load_8(const void*), void store_8(void*, Vec8), Vec16 load_16, store_16: aligned vectors
 //   void atomic_add(float* | double*, value); uint32_t atomic_fetch_add(uint32_t*, uint32_t); void memory_fence();
 #pragma once
 #ifdef __CUDACC__

@@ -89,12 +89,43 @@ template <typename T> DEVICE Pair unpack2(uint32_t pair) {
   return {to_float(T{static_cast<uint16_t>(pair)}), to_float(T{static_cast<uint16_t>(pair >> 16)})};
 }
 
+DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t word = 0;
+  for (int i = 0; i < 4; i++) word |= static_cast<uint32_t>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return word;
+}
+template <typename T> DEVICE uint32_t subtract2(uint32_t a, uint32_t b) {
+  const Pair x = unpack2<T>(a), y = unpack2<T>(b);
+  return pack2<T>(x.low - y.low, x.high - y.high);
+}
+DEVICE uint32_t e4m3_to_f16x2(uint16_t codes) {
+  uint32_t pair = 0;
+  for (int i = 0; i < 2; i++) {
+    const uint32_t code = codes >> 8 * i & 0xff, rest = code & 0x7f;
+    const float number = emulation::FromFloat16(static_cast<uint16_t>((code & 0x80) << 8 | rest << 7)) * 256;
+    pair |= static_cast<uint32_t>(rest == 0x7f ? 0x7fff : emulation::ToFloat16(number)) << 16 * i;
+  }
+  return pair;
+}
+
+struct alignas(8) Vec8 { uint32_t words[2]; };
 struct alignas(16) Vec16 { uint32_t words[4]; };
 DEVICE uint32_t load_u32(const void* p) {
   emulation::CheckLoad(p, 4, "load_u32");
   uint32_t word;
   memcpy(&word, p, 4);
   return word;
+}
+DEVICE Vec8 load_8(const void* p) {
+  emulation::CheckLoad(p, 8, "load_8");
+  Vec8 v;
+  memcpy(&v, p, 8);
+  return v;
+}
+DEVICE void store_8(void* p, Vec8 v) {
+  emulation::CheckStore(p, 8, "store_8");
+  memcpy(p, &v, 8);
 }
 DEVICE Vec16 load_16(const void* p) {
   emulation::CheckLoad(p, 16, "load_16");

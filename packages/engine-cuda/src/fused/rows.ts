@@ -20,7 +20,7 @@ export const ROPE_ARGS = { bytes: 744, fields: { problem: 0, units: 736 } } as c
 /** heed_cuda_kv_append. */
 export const KV_APPEND_ARGS = {
   bytes: 1040,
-  fields: { problem: 0, rows: 1024, lanes: 1032, reserved: 1036 },
+  fields: { problem: 0, rows: 1024, lanes: 1032, tokens: 1036 },
 } as const;
 /** heed_cuda_norm_rope_append. */
 export const NORM_ROPE_APPEND_ARGS = {
@@ -83,6 +83,8 @@ export function launchRows(
     shared: SCRATCH,
   };
 }
+/** Blocks of one task each: the device hands them out as others end. Past what a grid has room for they take several. */
+export const oneEach = (tasks: number): number => Math.min(tasks, 2 ** 20);
 /** Blocks that fill the device. */
 export const filling =
   (limits: DeviceLimits) =>

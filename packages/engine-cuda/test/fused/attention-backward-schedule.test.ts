@@ -8,6 +8,7 @@ import {
   statisticsLaunch,
   tensorCores,
 } from "../../src/fused/attention/backward-schedule.ts";
+import { isWithinReach } from "../../src/fused/attention/backward.ts";
 import type { DeviceLimits } from "../../src/launch.ts";
 
 const limits = (sharedPerBlock: number): DeviceLimits => ({
@@ -31,19 +32,25 @@ const sizes = (D: number, Dv = D, over: Partial<BackwardSizes> = {}): BackwardSi
 
 describe("attention backward on tensor cores", () => {
   test.each([
-    [8, 8, "64"],
-    [64, 65, "96"],
-    [128, 128, "128"],
-    [129, 64, "192"],
-    [192, 128, "192"],
-    [192, 129, "256"],
-    [256, 256, "256"],
-  ])("takes head sizes %p and %p by the kernels of size %p", (D, Dv, size) => {
+    [8, 8, "64", "64"],
+    [64, 65, "96", "128"],
+    [128, 128, "128", "128"],
+    [129, 64, "192", "256"],
+    [192, 128, "192", "256"],
+    [192, 129, "256", "256"],
+    [256, 256, "256", "256"],
+  ])("takes head sizes %p and %p by the kernels of size %p, with rules of %p", (D, Dv, size, withRules) => {
     const plain = tensorCores("bfloat16", sizes(D, Dv), false, SMALLEST)!;
     expect(plain.keys.launch.kernel).toBe(`heed_cuda_attention_backward_keys_bf16_${size}`);
     expect(plain.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_bf16_${size}`);
     const rich = tensorCores("float16", sizes(D, Dv), true, SMALLEST)!;
-    expect(rich.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_f16_${size}_rich`);
+    expect(rich.rows.launch.kernel).toBe(`heed_cuda_attention_backward_rows_f16_${withRules}_rich`);
+  });
+  test("leaves tensors past 64 GiB, which 32 bits cannot count in units of 16 bytes, to the kernels without them", () => {
+    const strides = [2 ** 34, 64, 1];
+    expect(isWithinReach({ shape: [2, 2 ** 28, 64], strides })).toBe(true);
+    expect(isWithinReach({ shape: [3, 2 ** 28, 64], strides })).toBe(false);
+    expect(isWithinReach({ shape: [0, 2 ** 28, 64], strides })).toBe(true);
   });
   test("leaves other dtypes and larger heads to the kernels without them", () => {
     for (const dtype of ["float32", "float64"] as const)
@@ -65,7 +72,7 @@ describe("attention backward on tensor cores", () => {
   });
   test("covers keys, and the rows of a group, by tiles; columns of large heads by slices", () => {
     const small = tensorCores("bfloat16", sizes(64), false, SMALLEST)!;
-    expect(small.keys).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
+    expect(small.keys).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 1] } });
     expect(small.rows).toMatchObject({ tiles: 3, launch: { grid: [6, 4, 1] } });
     const large = tensorCores("bfloat16", sizes(256), true, SMALLEST)!;
     expect(large.keys).toMatchObject({ tiles: 5, launch: { grid: [10, 4, 2] } });
@@ -73,7 +80,7 @@ describe("attention backward on tensor cores", () => {
   });
 });
 
-describe("attention backward by tall tiles of rows, at head size 128", () => {
+describe("attention backward by pairs of warps and by tall tiles of rows, at head size 128", () => {
   const at = (sharedPerBlock: number, rich = false) =>
     tensorCores("bfloat16", sizes(128), rich, limits(sharedPerBlock))!;
   test("runs where two blocks fit a multiprocessor: on 9.0, not on 8.0 or 8.6", () => {
@@ -82,12 +89,16 @@ describe("attention backward by tall tiles of rows, at head size 128", () => {
       tiles: 3,
       launch: { kernel: "heed_cuda_attention_backward_rows_bf16_128_tall", shared: 104448 },
     });
-    expect(tall.keys.tiles).toBe(5);
+    expect(tall.keys).toMatchObject({
+      tiles: 5,
+      launch: { kernel: "heed_cuda_attention_backward_keys_bf16_128_pairs", shared: 103424 },
+    });
     for (const shared of [163 * 1024, 99 * 1024])
-      expect(at(shared).rows).toMatchObject({
-        tiles: 5,
-        launch: { kernel: "heed_cuda_attention_backward_rows_bf16_128", shared: 69632 },
-      });
+      for (const side of ["keys", "rows"] as const)
+        expect(at(shared)[side]).toMatchObject({
+          tiles: 5,
+          launch: { kernel: `heed_cuda_attention_backward_${side}_bf16_128`, shared: 69632 },
+        });
     const just = 2 * (104448 + 1024) - 1024;
     expect([just - 1, just].map((shared) => at(shared).rows.tiles)).toEqual([5, 3]);
   });

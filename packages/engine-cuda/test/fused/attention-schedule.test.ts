@@ -33,22 +33,22 @@ const decode = (over: Partial<DecodeProblem> = {}): DecodeProblem => ({
 
 describe("attention on tensor cores", () => {
   test.each([
-    [64, 64, "64"],
-    [65, 65, "96"],
-    [80, 80, "96"],
-    [128, 128, "128"],
-    [129, 64, "192"],
-    [192, 128, "192"],
-    [192, 192, "256"],
-    [256, 256, "256"],
-    [264, 264, "512"],
-    [512, 512, "512"],
-  ])("takes head sizes %p and %p by the kernel of size %p", (D, Dv, size) => {
+    [64, 64, "64", "64"],
+    [65, 65, "96", "128"],
+    [80, 80, "96", "128"],
+    [128, 128, "128", "128"],
+    [129, 64, "192", "256"],
+    [192, 128, "192", "256"],
+    [192, 192, "256", "256"],
+    [256, 256, "256", "256"],
+    [264, 264, "512", "512"],
+    [512, 512, "512", "512"],
+  ])("takes head sizes %p and %p by the kernel of size %p, with rules of %p", (D, Dv, size, withRules) => {
     expect(tensorCores("bfloat16", sizes(D, Dv), false)?.launch.kernel).toBe(
       `heed_cuda_attention_bf16_${size}`,
     );
     expect(tensorCores("float16", sizes(D, Dv), true)?.launch.kernel).toBe(
-      `heed_cuda_attention_f16_${size}_rich`,
+      `heed_cuda_attention_f16_${withRules}_rich`,
     );
   });
   test("leaves other dtypes and larger heads to the kernel without them", () => {
@@ -82,13 +82,13 @@ describe("attention without tensor cores", () => {
 });
 
 describe("decode", () => {
-  test("cuts by 256 keys, into 64 parts at most, and finds memory for all that the pages can hold", () => {
+  test("cuts by 256 keys, into 48 parts at most, and finds memory for all that the pages can hold", () => {
     const short = decodeKernel(decode({ capacity: 256 }), HOPPER)!;
     expect([short.launch.grid[2], short.counters, short.partial]).toEqual([1, 0, 0]);
     const long = decodeKernel(decode({ capacity: 2 ** 20 }), HOPPER)!;
-    expect(long.launch.grid[2]).toBe(64);
+    expect(long.launch.grid[2]).toBe(48);
     expect(long.counters).toBe(3 * 8);
-    expect(long.partial).toBe((2 ** 20 / 256 + 3 + 1) * 8 * 4 * 130);
+    expect(long.partial).toBe((2 ** 20 / 256 + 3 + 1) * 8 * 4 * 132);
   });
   test("is for rows that fit a tile of 16", () => {
     expect(decodeKernel(decode({ T: 12 }), HOPPER)?.launch.kernel).toBe("heed_cuda_decode_bf16_128");
@@ -102,8 +102,8 @@ describe("decode", () => {
     expect(decodeKernel(decode({ D: 256, Dv: 256 }), HOPPER)).toBeDefined();
     expect(decodeKernel(decode({ storage: "int4", D: 40, Dv: 64 }), SMALLEST)?.launch).toMatchObject({
       kernel: "heed_cuda_decode_bf16_64_int4",
-      // 16 queries; of each of 4 warps two stages of codes, scales and zeros, and three terms of 16 keys and their values in 16 bits.
-      shared: 16 * 144 + 4 * (2 * (2 * 16 * 48 + (64 + 32) * 8) + (3 + 1) * 16 * 144),
+      // 16 queries; of each of 4 warps two stages of 32 keys and values, with scales and zeros of 64 channels, and of 32 values, two groups.
+      shared: 16 * 144 + 4 * 2 * (2 * 32 * 48 + 2 * 64 * 4 + 2 * 32 * 2 * 4),
     });
     expect(decodeKernel(decode({ storage: "int4", dtype: "float16" }), SMALLEST)).toBeDefined();
     expect(decodeKernel(decode({ ...sizes(256), storage: "int4" }), HOPPER)).toBeDefined();
@@ -115,10 +115,28 @@ describe("decode", () => {
 describe("latent decode", () => {
   const problem = decode({ ...sizes(576, 512), Hkv: 1, G: 128 });
   test("takes 64 of the heads at a time", () => {
-    const { launch, counters } = latentKernel(problem, HOPPER)!;
-    expect(launch).toMatchObject({ kernel: "heed_cuda_latent_bf16", threads: 256 });
-    expect(counters).toBe(3 * 2);
+    const { launch } = latentKernel(problem, HOPPER)!;
+    expect(launch).toMatchObject({ kernel: "heed_cuda_latent_bf16_64", threads: 256 });
     expect(launch.shared).toBeLessThanOrEqual(HOPPER.sharedPerBlock);
+  });
+  test("has smaller tiles where there is less shared memory", () => {
+    const { launch } = latentKernel(problem, { ...HOPPER, sharedPerBlock: 163 << 10 })!;
+    expect(launch).toMatchObject({ kernel: "heed_cuda_latent_bf16_32", shared: 153_600 });
+  });
+  test("has blocks for all parts that the pages may hold, whose results a second launch adds up", () => {
+    const many = {
+      ...problem,
+      N: 16,
+      T: 16,
+      capacity: 16 * 4096,
+      tiles: (rows: number) => (16 * 128) / rows + 16,
+    };
+    expect(latentKernel(many, HOPPER)).toMatchObject({
+      launch: { grid: [32 + 2 * 128, 1, 1] },
+      merge: { kernel: "heed_cuda_latent_merge_bf16", grid: [16, 1, 32], threads: 128 },
+      partial: (128 + 16 + 1) * 128 * 516,
+    });
+    expect(latentKernel({ ...many, N: 1, capacity: 512 }, HOPPER)!.merge).toBeUndefined();
   });
   test("needs the shared memory of a large chip, 16-bit rows and a head size up to 576", () => {
     expect(latentKernel(problem, SMALLEST)).toBeUndefined();

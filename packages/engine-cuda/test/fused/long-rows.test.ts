@@ -46,9 +46,11 @@ function normProblem(shape: readonly number[]): fc.Arbitrary<RmsNormProblem> {
     dOut: views(shape),
   });
 }
-/** Whole vectors and not; a warp and a block; in all dtypes some within the registers of the backward pass and some beyond. */
+/** Whole vectors and not; a warp and a block; in all dtypes some within the registers of either pass and some beyond; rows in turn. */
 const SHAPES = [
   [100, 128],
+  [140, 1032],
+  [70, 4112],
   [3, 31, 24],
   [9, 1032],
   [9, 1041],
@@ -98,6 +100,13 @@ describe.skipIf(emulatedMissing !== undefined)("long rows on cuda-emulated", () 
         await checkQuantisedAppend(kernel(dtype), p, "int8");
         await checkQuantisedAppend(kernel(dtype), p, "float8e4m3");
       }
+    });
+  }
+  for (const dtype of DTYPES) {
+    test(`${dtype} rows of many tokens go to pages vector by vector`, async () => {
+      const slots = Array.from({ length: 70 }, (_, t) => (t % 9 === 4 ? -1 : (t * 29) % 72));
+      const p = { P: 9, pageSize: 8, Hkv: 8, D: 136, Dv: 128, slots, pageDtype: dtype, seed: 7 };
+      await checkKvAppend(kernel(dtype), p);
     });
   }
 });

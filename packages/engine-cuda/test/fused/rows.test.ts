@@ -1,6 +1,7 @@
 /** How the kernels over rows are launched, without a device; and where the fields of their blocks lie. */
 import { describe, expect, test } from "bun:test";
 import type { Tensor } from "@heed/tensor";
+import { tokensEach } from "../../src/fused/kv-append.ts";
 import { partRows, tokenBlocks } from "../../src/fused/norm-rope-append.ts";
 import { backwardPlan, rowsOf } from "../../src/fused/rms-norm.ts";
 import { unitsOfHead } from "../../src/fused/rope.ts";
@@ -43,6 +44,13 @@ describe("a launch over rows", () => {
   });
   test("leaves no row without lanes when the grid is at its bound", () => {
     expect(launchRows("k", 10 ** 7, 256, filling(H100)).grid[0]).toBe(16 * 132);
+  });
+});
+describe("an append", () => {
+  test("gives a lane four tokens of whole vectors where that fills the device", () => {
+    expect(tokensEach(true, 16_384, 16, 16, 132)).toBe(4);
+    expect(tokensEach(true, 16, 16, 16, 132)).toBe(1);
+    expect(tokensEach(false, 16_384, 16, 16, 132)).toBe(1);
   });
 });
 describe("rows of an RMS norm", () => {

@@ -63,19 +63,77 @@ DEVICE Range rows_seeing(const heed_scores& rules, const Sequence& s, int sinks,
   return {begin * s.group, (end > begin ? end : begin) * s.group};
 }
 
-// A warp to a row, in turn. A row that sees nothing has an out of 0 and no gradient, whatever its dOut holds; its lse becomes +infinity,
-// which gives every key the weight 0.
+// A row that sees nothing has an out of 0 (`zero`) and no gradient, whatever its dOut holds; its lse becomes +infinity, which gives every
+// key the weight 0.
+template <class A>
+DEVICE void store_statistics(const heed_cuda_attention_backward& args, int batch, int head, int token, A delta, bool zero) {
+  const heed_attention_backward& p = args.problem;
+  if (zero && !(delta - delta == 0)) delta = 0;
+  A lse = number_at<A>(p.lse, batch * p.lse.strides[0] + head * p.lse.strides[1] + token * p.lse.strides[2]);
+  if (lse == -INFINITY) lse = INFINITY;
+  A* row = static_cast<A*>(args.statistics) + 4 * statistics_row(p, batch, head, token);
+  row[0] = lse * static_cast<A>(1.4426950408889634);
+  row[1] = delta;
+  row[2] = lse;
+  row[3] = 0;
+}
+// Of out or dOut, [B, S, Hq, Dv].
+DEVICE int64_t out_element(const heed_tensor& t, int batch, int head, int token) {
+  return batch * t.strides[0] + token * t.strides[1] + head * t.strides[2];
+}
+// Whether rows are 16-bit numbers side by side that begin at multiples of 16 bytes.
+DEVICE bool has_vectors(const heed_tensor& t) {
+  const uint64_t bytes = reinterpret_cast<uint64_t>(t.data) | static_cast<uint64_t>((t.strides[0] | t.strides[1] | t.strides[2]) * 2);
+  return element_bytes(t) == 2 && t.strides[3] == 1 && bytes % 16 == 0 && t.shape[3] % 8 == 0;
+}
+// Lanes of a warp share a row: as many as it has 16 bytes, up to a power of two, in turn where it has more than 32.
+template <class T>
+DEVICE void vector_statistics(const heed_cuda_attention_backward& args) {
+  const heed_attention_backward& p = args.problem;
+  const int heads = static_cast<int>(p.q.shape[2]), tokens = static_cast<int>(p.q.shape[1]), chunks = static_cast<int>(p.v.shape[3]) / 8;
+  const int rows = static_cast<int>(p.q.shape[0]) * heads * tokens;
+  int lanes = 1;
+  while (lanes < 32 && lanes < chunks) lanes *= 2;
+  const int own = lane() / lanes, step = grid_x() * (block_threads() / lanes);
+  for (int first = (block_x() * (block_threads() / 32) + warp()) * (32 / lanes); first < rows; first += step) {
+    // Neighbours are heads, as in memory.
+    const int i = first + own < rows ? first + own : rows - 1, head = i % heads, token = i / heads % tokens, batch = i / heads / tokens;
+    const T* out = static_cast<const T*>(p.out.data) + out_element(p.out, batch, head, token);
+    const T* d_out = static_cast<const T*>(p.d_out.data) + out_element(p.d_out, batch, head, token);
+    float delta = 0;
+    uint32_t bits = 0;
+    for (int c = lane() % lanes; c < chunks; c += lanes) {
+      const Vec16 x = load_16(out + 8 * c), y = load_16(d_out + 8 * c);
+      UNROLL for (int w = 0; w < 4; w++) {
+        const Pair a = unpack2<T>(x.words[w]), b = unpack2<T>(y.words[w]);
+        delta += a.low * b.low;
+        delta += a.high * b.high;
+        bits |= x.words[w] & 0x7fff7fffu;
+      }
+    }
+    UNROLL for (int far = 16; far > 0; far /= 2) {
+      if (far >= lanes) continue;
+      delta += shuffle_xor(delta, far);
+      bits |= shuffle_xor(bits, far);
+    }
+    if (lane() % lanes == 0 && first + own < rows) store_statistics<float>(args, batch, head, token, delta, bits == 0);
+  }
+}
+// A warp to a row, in turn.
 template <class A>
 DEVICE void attention_statistics(const heed_cuda_attention_backward& args) {
   const heed_attention_backward& p = args.problem;
   const int heads = static_cast<int>(p.q.shape[2]), tokens = static_cast<int>(p.q.shape[1]), dv = static_cast<int>(p.v.shape[3]);
   const int64_t rows = p.q.shape[0] * heads * tokens, warps = block_threads() / 32;
-  A* to = static_cast<A*>(args.statistics);
+  if constexpr (sizeof(A) == 4) {
+    // A step past the last row, of a grid of at most some thousand blocks, stays below 2^31.
+    if (rows < 1 << 30 && p.out.dtype == p.d_out.dtype && has_vectors(p.out) && has_vectors(p.d_out))
+      return p.out.dtype == HEED_BFLOAT16 ? vector_statistics<bf16>(args) : vector_statistics<f16>(args);
+  }
   for (int64_t i = block_x() * warps + warp(); i < rows; i += grid_x() * warps) {
     // Neighbours are heads, as in memory.
     const int head = static_cast<int>(i % heads), token = static_cast<int>(i / heads % tokens), batch = static_cast<int>(i / heads / tokens);
-    const int64_t out = batch * p.out.strides[0] + token * p.out.strides[1] + head * p.out.strides[2];
-    const int64_t d_out = batch * p.d_out.strides[0] + token * p.d_out.strides[1] + head * p.d_out.strides[2];
+    const int64_t out = out_element(p.out, batch, head, token), d_out = out_element(p.d_out, batch, head, token);
     A delta = 0;
     bool zero = true;
     for (int c = lane(); c < dv; c += 32) {
@@ -85,15 +143,7 @@ DEVICE void attention_statistics(const heed_cuda_attention_backward& args) {
     }
     UNROLL for (int step = 16; step > 0; step /= 2) delta += shuffle_xor(delta, step);
     zero = ballot(!zero) == 0;
-    if (lane() != 0) continue;
-    if (zero && !(delta - delta == 0)) delta = 0;
-    A lse = number_at<A>(p.lse, batch * p.lse.strides[0] + head * p.lse.strides[1] + token * p.lse.strides[2]);
-    if (lse == -INFINITY) lse = INFINITY;
-    A* row = to + 4 * statistics_row(p, batch, head, token);
-    row[0] = lse * static_cast<A>(1.4426950408889634);
-    row[1] = delta;
-    row[2] = lse;
-    row[3] = 0;
+    if (lane() == 0) store_statistics(args, batch, head, token, delta, zero);
   }
 }
 // A block of 256 threads to a head.

@@ -5,8 +5,7 @@
 // A masked key is selected away; where rows of a tile see different keys, so is the value of a hidden key that is not finite: its row
 // is cleared for the product and added by hand to the rows that see it.
 #pragma once
-#include "fragments.cuh"
-#include "problem.cuh"
+#include "tile_copy.cuh"
 
 namespace heed {
 
@@ -26,6 +25,8 @@ struct Forward {
   const heed_scores& rules;
   const Sequence& s;
   const int first_row, d, dv, dv_start;  // dv: values of this block, from dv_start on
+  const RowRanges visible;
+  const int own_thread;  // from a shuffle: a multiprocessor takes long to say it, and the compiler would ask in every tile
   Tile<kD> q_tile, k_tile;
   Tile<kDv> v_tile;
   float scores[kTall][kScores][4], acc[kTall][kWide][4];
@@ -33,11 +34,14 @@ struct Forward {
   float top[kTall][2], sum[kTall][2];  // the largest score in units of ln 2, and the sum of the weights of this lane's columns
 
   DEVICE Forward(const heed_cuda_attention& args, const Sequence& s, int first_row, int d, int dv, int dv_start)
-      : args(args), rules(args.scores), s(s), first_row(first_row), d(d), dv(dv), dv_start(dv_start) {
+      : args(args), rules(args.scores), s(s), first_row(first_row), d(d), dv(dv), dv_start(dv_start), visible(rules, s, first_row, kRows),
+        own_thread(shuffle(thread_x(), heed::lane())) {
     q_tile.start = shared_start();
     k_tile.start = q_tile.start + kQBytes;
     v_tile.start = k_tile.start + kKBytes;
   }
+  DEVICE int lane() const { return own_thread & 31; }
+  DEVICE int warp() const { return own_thread >> 5; }
   DEVICE int rows() const { return s.rows(); }
   DEVICE int sinks() const { return kRich ? sink_end(rules, s) : 0; }
   // Whether a key is one of a range, or a sink token before its end.
@@ -46,25 +50,37 @@ struct Forward {
   DEVICE int seen_from(int first, Range keys) const { return kRich ? skip_hidden(first, sinks(), keys.begin / kKeys * kKeys) : first; }
   DEVICE int row_of(int tall, int half) const { return first_row + (warp() * kTall + tall) * 16 + half * 8 + lane() / 4; }
 
-  // The padding of the queries' first row, 16 bytes, has a bit for each key of the tile with a value that is not finite.
-  DEVICE Shared<uint32_t> marks() const { return shared<uint32_t>(2 * kD, 4); }
-
+  // Lane l has the place of the warp's row l in q or out, 0 where there is none: a division to a row.
+  static constexpr int kWarpRows = 16 * kTall;
+  static_assert(kWarpRows <= 32, "a lane for each row");
+  DEVICE uint64_t warp_row(const heed_tensor& t) const {
+    const int row = first_row + warp() * kWarpRows + lane() % kWarpRows;
+    return row < rows() ? reinterpret_cast<uint64_t>(row_at(args, t, s, row)) : 0;
+  }
   DEVICE void load_queries() const {
-    ROLLED for (int i = thread_x(); i < kRows * Tile<kD>::kChunks; i += kThreads) {
-      const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks, at = first_row + row;
-      const bool valid = at < rows() && chunk * 8 < d;
-      copy_async_16(q_tile.at(row, chunk), valid ? row_at(args, args.q, s, at) + chunk * 16 : args.q.data, valid);
+    const uint64_t mine = warp_row(args.q);
+    ROLLED for (int i = lane(); i < kWarpRows * Tile<kD>::kChunks; i += 32) {
+      const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks;
+      const unsigned char* from = reinterpret_cast<const unsigned char*>(shuffle(mine, row));
+      const bool valid = from != nullptr && chunk * 8 < d;
+      copy_async_16(q_tile.at(warp() * kWarpRows + row, chunk), valid ? from + chunk * 16 : args.q.data, valid);
     }
   }
+  // Whether the block sees every key of the tile.
+  DEVICE static bool is_whole(int first, Range keys) { return first >= keys.begin && first + kKeys <= keys.end; }
   DEVICE void load_keys(int first, Range keys) const {
-    ROLLED for (int i = thread_x(); i < kKeys * Tile<kD>::kChunks; i += kThreads) {
+    using Copy = TileCopy<kD, kKeys, kThreads>;
+    if (is_whole(first, keys) && Copy::fits(s)) return Copy{own_thread}.copy(k_tile, s, s.k, s.k_token, s.k_page, first, d);
+    ROLLED for (int i = own_thread; i < kKeys * Tile<kD>::kChunks; i += kThreads) {
       const int row = i / Tile<kD>::kChunks, chunk = i % Tile<kD>::kChunks, j = first + row;
       const bool valid = has(keys, j) && chunk * 8 < d;
       copy_async_16(k_tile.at(row, chunk), valid ? key_at(s, j) + chunk * 16 : s.k, valid);
     }
   }
   DEVICE void load_values(int first, Range keys) const {
-    ROLLED for (int i = thread_x(); i < kKeys * Tile<kDv>::kChunks; i += kThreads) {
+    using Copy = TileCopy<kDv, kKeys, kThreads>;
+    if (is_whole(first, keys) && Copy::fits(s)) return Copy{own_thread}.copy(v_tile, s, s.v + dv_start * 2, s.v_token, s.v_page, first, dv);
+    ROLLED for (int i = own_thread; i < kKeys * Tile<kDv>::kChunks; i += kThreads) {
       const int row = i / Tile<kDv>::kChunks, chunk = i % Tile<kDv>::kChunks, j = first + row;
       const bool valid = has(keys, j) && chunk * 8 < dv;
       copy_async_16(v_tile.at(row, chunk), valid ? value_at(s, j) + dv_start * 2 + chunk * 16 : s.v, valid);
@@ -83,16 +99,17 @@ struct Forward {
   // By a row of this lane. Computed where it is needed: registers are short.
   DEVICE Range seen_by(int t, int u) const {
     const int row = row_of(t, u);
-    return row < rows() ? visible_keys(rules, s, row / s.group) : Range{0, 0};
+    return row < rows() ? visible.at(row) : Range{0, 0};
   }
   DEVICE void multiply_keys() {
     UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 0; e < 4; e++) scores[t][n][e] = 0;
+    const uint32_t q_lane = lane_of_a(q_tile, lane()) + step<kD>(warp() * kWarpRows, 0), k_lane = lane_of_b_rows(k_tile, lane());
     UNROLL for (int k = 0; k < kD / 16; k++) {
       uint32_t a[kTall][4];
-      UNROLL for (int t = 0; t < kTall; t++) load_a(a[t], q_tile, (warp() * kTall + t) * 16, k);
+      UNROLL for (int t = 0; t < kTall; t++) load_matrix_x4(a[t], q_lane + step<kD>(t * 16, k));
       UNROLL for (int n = 0; n < kScores / 2; n++) {
         uint32_t b[4];
-        load_b_rows(b, k_tile, n * 16, k);
+        load_matrix_x4(b, k_lane + step<kD>(n * 16, k));
         UNROLL for (int t = 0; t < kTall; t++) {
           mma_16x8x16<T>(scores[t][2 * n], a[t], b[0], b[1]);
           mma_16x8x16<T>(scores[t][2 * n + 1], a[t], b[2], b[3]);
@@ -100,15 +117,18 @@ struct Forward {
       }
     }
   }
-  // Scores in units of ln 2, hidden ones -infinity.
+  // Scores times unit() are in units of ln 2: the factor goes into the exponent's sum, unless the largest score would be the least.
+  DEVICE float factor() const { return static_cast<float>(rules.scale) * kLog2E; }
+  DEVICE float unit() const { return !kRich && factor() > 0 ? factor() : 1.0f; }
+  // Hidden scores become -infinity.
   DEVICE void finish_scores(int first, bool all_seen) {
-    const float scale = static_cast<float>(rules.scale);
+    const bool multiplies = !(factor() > 0);
     UNROLL for (int t = 0; t < kTall; t++) {
       UNROLL for (int u = 0; u < 2; u++) {
         if constexpr (kRich) {
-          enrich(t, u, first, scale);
-        } else {
-          UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= scale * kLog2E;
+          enrich(t, u, first, static_cast<float>(rules.scale));
+        } else if (multiplies) {
+          UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= factor();
         }
         if (all_seen) continue;
         const Range seen = seen_by(t, u);
@@ -147,27 +167,32 @@ struct Forward {
     }
     UNROLL for (int n = 0; n < kScores; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) scores[t][n][e] *= kLog2E;
   }
-  // Scores become weights exp2(score - top); what was summed before is scaled to the new top.
+  // Scores become weights exp2(unit (score - top)); what was summed before is scaled to the new top.
   DEVICE void weigh() {
+    const float factor = unit();
+    float shrink[kTall][2];
+    bool moved = false;
     UNROLL for (int t = 0; t < kTall; t++) {
       UNROLL for (int u = 0; u < 2; u++) {
         float high = top[t][u];  // fmaxf drops a NaN: it comes back with its own weight
         UNROLL for (int n = 0; n < kScores; n++) high = fmaxf(high, fmaxf(scores[t][n][2 * u], scores[t][n][2 * u + 1]));
         high = row_max(high);
-        const float base = high == -INFINITY ? 0.0f : high;
-        const float shrink = exp2_approx(top[t][u] - base);
+        const float base = high == -INFINITY ? 0.0f : high * factor;
+        shrink[t][u] = exp2_approx(fmaf(top[t][u], factor, -base));
+        moved = moved || !(shrink[t][u] == 1);
         top[t][u] = high;
         float part = 0;
         UNROLL for (int n = 0; n < kScores; n++) {
           UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) {
-            scores[t][n][e] = exp2_approx(scores[t][n][e] - base);
+            scores[t][n][e] = exp2_approx(fmaf(scores[t][n][e], factor, -base));
             part += scores[t][n][e];
           }
         }
-        sum[t][u] = sum[t][u] * shrink + part;
-        UNROLL for (int n = 0; n < kWide; n++) UNROLL for (int e = 2 * u; e < 2 * u + 2; e++) acc[t][n][e] *= shrink;
+        sum[t][u] = sum[t][u] * shrink[t][u] + part;
       }
     }
+    if (ballot(moved) == 0) return;  // far from the first tile a larger score is rare
+    UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int n = 0; n < kWide; n++) UNROLL for (int e = 0; e < 4; e++) acc[t][n][e] *= shrink[t][e / 2];
   }
   // After the sums, which are those without dropout. A lane's two neighbouring keys are drawn together.
   DEVICE void drop(int first) {
@@ -196,10 +221,11 @@ struct Forward {
     }
   }
   DEVICE void multiply_values() {
+    const uint32_t v_lane = lane_of_b_columns(v_tile, lane());
     UNROLL for (int k = 0; k < kKeys / 16; k++) {
       UNROLL for (int n = 0; n < kDv / 16; n++) {
         uint32_t b[4];
-        load_b_columns(b, v_tile, k * 16, n);
+        load_matrix_x4_transposed(b, v_lane + step<kDv>(k * 16, n));
         UNROLL for (int t = 0; t < kTall; t++) {
           mma_16x8x16<T>(acc[t][2 * n], weights[t][k], b[0], b[1]);
           mma_16x8x16<T>(acc[t][2 * n + 1], weights[t][k], b[2], b[3]);
@@ -208,32 +234,42 @@ struct Forward {
     }
   }
 
-  // Marks the keys of the tile whose values are not all finite and clears them; whether there are any. For tiles in which rows see
-  // different keys: a weight of 0 times such a value would be NaN.
+  // In the padding of the queries' rows: a word of each warp, that a value of the tile is not finite; then in the first row's a bit for
+  // each key that has such a value.
+  DEVICE Shared<uint32_t> warp_mark(int w) const { return shared<uint32_t>(w * Tile<kD>::kPitch + 2 * kD, 1); }
+  DEVICE Shared<uint32_t> marks() const { return shared<uint32_t>(2 * kD, 4); }
+  DEVICE Shared<Vec16> value_words(int row, int chunk) const { return shared<Vec16>(kQBytes + kKBytes + row * Tile<kDv>::kPitch + chunk * 16, 1); }
+
+  // For tiles in which rows see different keys: a weight of 0 times a value that is not finite would be NaN. Such values are cleared and
+  // their keys marked; whether there are any.
   DEVICE bool clear_odd_values() const {
-    bool odd = false;
-    if (thread_x() < kKeys) {
-      const int row = kQBytes + kKBytes + thread_x() * Tile<kDv>::kPitch;
-      for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) {
-        const Shared<uint32_t> words = shared<uint32_t>(row + chunk * 16, 4);
-        UNROLL for (int w = 0; w < 4; w++) {
-          const Pair x = unpack2<T>(words[w]);
-          odd = odd || !(fabsf(x.low) < INFINITY && fabsf(x.high) < INFINITY);
-        }
-      }
-      if (odd) {
-        for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) {
-          const Shared<uint32_t> words = shared<uint32_t>(row + chunk * 16, 4);
-          UNROLL for (int w = 0; w < 4; w++) words[w] = 0;
-        }
-      }
+    uint32_t odd = 0;
+    UNROLL for (int i = own_thread; i < kKeys * Tile<kDv>::kChunks; i += kThreads) {
+      const Vec16 x = value_words(i / Tile<kDv>::kChunks, i % Tile<kDv>::kChunks)[0];
+      UNROLL for (int w = 0; w < 4; w++) odd |= not_finite<T>(x.words[w]);
     }
+    const uint32_t bits = ballot(odd != 0);
+    if (lane() == 0) warp_mark(warp())[0] = bits;
+    sync_block();
+    bool any = false;
+    UNROLL for (int w = 0; w < kWarps; w++) any = any || warp_mark(w)[0] != 0;
+    if (any) mark_odd_keys();
+    return any;
+  }
+  DEVICE void mark_odd_keys() const {
+    bool odd = false;
+    if (own_thread < kKeys) {
+      for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) {
+        const Vec16 x = value_words(own_thread, chunk)[0];
+        UNROLL for (int w = 0; w < 4; w++) odd = odd || not_finite<T>(x.words[w]) != 0;
+      }
+      if (odd)
+        for (int chunk = 0; chunk < Tile<kDv>::kChunks; chunk++) value_words(own_thread, chunk)[0] = Vec16{};
+    }
+    sync_block();  // all have read the words of the warps
     const uint32_t bits = ballot(odd);
     if (lane() == 0 && warp() * 32 < kKeys) marks()[warp()] = bits;
     sync_block();
-    bool any = false;
-    UNROLL for (int w = 0; w < (kKeys + 31) / 32; w++) any = any || marks()[w] != 0;
-    return any;
   }
   // The values that were cleared, from memory, for the rows that see them and have not dropped them.
   DEVICE void add_odd_values(int first) {
@@ -273,28 +309,48 @@ struct Forward {
     }
   }
 
-  DEVICE void store(int t, int u) {
-    const int row = row_of(t, u);
-    float total = row_sum(sum[t][u]), shrink = 1;
+  // What a row's sums are divided by, as a factor; stores its lse. Lane l has the warp's row l.
+  DEVICE float finish_row(float top, float total) const {
+    const int row = first_row + warp() * kWarpRows + lane() % kWarpRows;
+    float shrink = 1;
     if (rules.sinks.data) {
       const float* sinks = static_cast<const float*>(rules.sinks.data);
       const float sink = (row < rows() ? sinks[(s.first_head + row % s.group) * rules.sinks.strides[0]] : 0) * kLog2E;
-      const float high = fmaxf(top[t][u], sink), base = high == -INFINITY ? 0.0f : high;
-      shrink = exp2_approx(top[t][u] - base);
+      const float high = fmaxf(top, sink), base = high == -INFINITY ? 0.0f : high;
+      shrink = exp2_approx(top - base);
       total = total * shrink + exp2_approx(sink - base);
-      top[t][u] = high;
+      top = high;
     }
-    if (row >= rows()) return;
     if (s.length == kUnknown) total = NAN;
-    const float inverse = total == 0 ? 0.0f : shrink / total;
-    unsigned char* to = row_at(args, args.out, s, row);
+    if (args.lse.data && row < rows() && lane() < kWarpRows && dv_start == 0)
+      *lse_at<float>(args, s, row) = total == 0 ? -INFINITY : top * kLn2 + logf(total);
+    return total == 0 ? 0.0f : shrink / total;
+  }
+  DEVICE void store() {
+    float own_top = 0, own_sum = 0;
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        const float total = row_sum(sum[t][u]), its_top = shuffle(top[t][u] * unit(), lane() % 8 * 4), its_sum = shuffle(total, lane() % 8 * 4);
+        own_top = lane() / 8 % (2 * kTall) == 2 * t + u ? its_top : own_top;
+        own_sum = lane() / 8 % (2 * kTall) == 2 * t + u ? its_sum : own_sum;
+      }
+    }
+    const float factor = finish_row(own_top, own_sum);
+    const uint64_t place = warp_row(args.out);
+    UNROLL for (int t = 0; t < kTall; t++) {
+      UNROLL for (int u = 0; u < 2; u++) {
+        const int row = t * 16 + u * 8 + lane() / 4;
+        const float inverse = shuffle(factor, row);
+        unsigned char* to = reinterpret_cast<unsigned char*>(shuffle(place, row));
+        if (to != nullptr) store_row(to + dv_start * 2, t, u, inverse);
+      }
+    }
+  }
+  DEVICE void store_row(unsigned char* to, int t, int u, float factor) const {
     UNROLL for (int n = 0; n < kWide; n++) {
       const int at = n * 8 + lane() % 4 * 2;
-      if (at >= dv) continue;
-      *reinterpret_cast<uint32_t*>(to + (dv_start + at) * 2) = pack2<T>(acc[t][n][2 * u] * inverse, acc[t][n][2 * u + 1] * inverse);
+      if (at < dv) *reinterpret_cast<uint32_t*>(to + at * 2) = pack2<T>(acc[t][n][2 * u] * factor, acc[t][n][2 * u + 1] * factor);
     }
-    if (args.lse.data && lane() % 4 == 0 && dv_start == 0)
-      *lse_at<float>(args, s, row) = total == 0 ? -INFINITY : top[t][u] * kLn2 + logf(total);
   }
 
   DEVICE void run() {
@@ -329,7 +385,7 @@ struct Forward {
       if (odd) add_odd_values(first);
     }
     copy_async_wait<0>();
-    UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int u = 0; u < 2; u++) store(t, u);
+    store();
   }
 };
 
@@ -340,7 +396,7 @@ DEVICE void attention_forward(const heed_cuda_attention& args) {
   if (work.sequence < 0) return;
   const Sequence s = sequence_of(args, work.sequence, block_y());
   if (s.tokens == 0) return;  // of a table that does not fit
-  const int axis = args.indices.data ? 2 : 3, dv_start = block_z() * kDv;
+  const int axis = args.indices.data ? 2 : 3, dv_start = kD > kDv && kD > 256 ? block_z() * kDv : 0;  // the others take all values at once
   const int d = static_cast<int>(args.q.shape[axis]), dv = static_cast<int>(args.out.shape[axis]) - dv_start;
   Forward<T, kD, kDv, kRows, kKeys, kWarps, kRich>(args, s, work.tile * kRows, d, dv, dv_start).run();
 }

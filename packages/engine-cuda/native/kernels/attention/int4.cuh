@@ -1,27 +1,29 @@
-// Pages of 4 bits (docs/kernels/paged-quantised.md) on the way to the tensor cores: 16 rows of keys or values as codes, with the scales
-// and zeros of their groups, become 16-bit numbers in shared memory. zero + scale * code is computed in float32. A
-// value is rounded once, to what weights and output have; a key becomes the sum of 16-bit terms, since lse has the precision of float32.
+// Pages of 4 bits (docs/kernels/paged-quantised.md) on the way to the tensor cores. Of 32 tokens in one page of codes, which share scales and
+// zeros of the keys' channels, codes go to the operands as they are: q (zero + scale code) = q zero + (q scale) code, and
+// w (zero + scale code) = w zero + (w scale) code, the products with codes on tensor cores, in bfloat16, whose range does not end before
+// float32's, the others in float32. q scale is the sum of three terms, since lse has the precision of float32. Other tokens become
+// 16-bit numbers in shared memory: a value is rounded once, a key is a sum of terms.
 #pragma once
+#include "codes.cuh"
 #include "fragments.cuh"
 #include "numbers.cuh"
+#include "staging.cuh"
 
 namespace heed {
 
-constexpr int kInt4Rows = 16;
-// Terms of 16 bits that a key is the sum of, within 2^-22 of it: 8 significant bits each, or 11.
-template <class T> struct KeyTerms { static constexpr int kCount = 3; };
-template <> struct KeyTerms<f16> { static constexpr int kCount = 2; };
+constexpr int kInt4Rows = 32, kLooseRows = 16;
+// 16-bit terms of a number within 2^-22 of it: 8 significant bits each, or 11. And bfloat16 terms of a weight with T's precision.
+template <class T> struct Terms { static constexpr int kKey = 3, kWeight = 1; };
+template <> struct Terms<f16> { static constexpr int kKey = 2, kWeight = 2; };
+constexpr int kQueryTerms = 3;
 
-// The codes stand as in the pages, row after row; behind them scales, then zeros: of the channels of keys, [channel]; of values,
+// A stage has the codes as in the pages, row after row; behind them scales, then zeros: of the channels of keys, [channel]; of values,
 // [group of 32 channels][row].
 template <class T, int kWidth, bool kKeys>
 struct Int4 {
   static constexpr int kPitch = kWidth / 2 + 16;  // bytes of a staged row
-  static constexpr int kScales = kWidth / 2;      // floats: of values 16 for 32 channels
-  static constexpr int kPairs = kKeys ? kWidth : kScales, kCodes = kInt4Rows * kPitch, kStage = kCodes + 2 * 4 * kPairs;
-  static constexpr int kTerms = kKeys ? KeyTerms<T>::kCount : 1, kTile = kInt4Rows * Tile<kWidth>::kPitch;  // bytes of a term's tile
-  static constexpr int kWords = kWidth / 8;  // of a row of codes
-  static_assert(32 % kWords == 0, "a lane has the same channels of every row");
+  static constexpr int kScales = kInt4Rows * kPitch, kZeros = kScales + 4 * kWidth, kStage = kZeros + 4 * kWidth;  // bytes
+  static constexpr int kTile = kLooseRows * Tile<kWidth>::kPitch;
 
   const StoredRows rows;
   const Sequence& s;
@@ -29,98 +31,95 @@ struct Int4 {
   const Range keys;
 
   DEVICE int width() const { return static_cast<int>(rows.residual.shape[3]); }
-  DEVICE bool has(int j) const { return is_seen(j, keys, sinks); }
-  DEVICE bool is_code(int j) const { return s.pages[j / s.page_size] < rows.pages.shape[0]; }
-  // Whether the rows from `first`, a multiple of 16, on lie in one page of codes: they share a group of keys, and are staged.
-  DEVICE bool is_staged(int first) const {
-    return s.page_size % kInt4Rows == 0 && first < keys.end && (first + kInt4Rows > keys.begin || first < sinks) && is_code(first);
-  }
-  DEVICE int64_t scales_at(int j) const { return s.pages[j / s.page_size] * rows.scales.strides[0] + head * rows.scales.strides[1]; }
-  DEVICE int64_t pair_at(int j, int channel) const {
-    const int row = j % s.page_size;
-    return scales_at(j) + (kKeys ? row / 32 * rows.scales.strides[2] + channel * rows.scales.strides[3]
-                                 : channel / 32 * rows.scales.strides[2] + row * rows.scales.strides[3]);
-  }
-
-  DEVICE void load(int stage, int first) const {
-    if (!is_staged(first)) return;
+  // 32 tokens of a page, from its row `row` on.
+  DEVICE void load(int stage, int64_t page, int row) const {
     const uint32_t start = shared_start() + stage;
-    ROLLED for (int i = lane(); i < kInt4Rows * kWidth / 32; i += 32) {
-      const int row = i / (kWidth / 32), chunk = i % (kWidth / 32), j = first + row;
-      const bool valid = has(j) && chunk * 32 < width();
-      const unsigned char* codes = kKeys ? key_at(s, first) + row * s.k_token : value_at(s, first) + row * s.v_token;
-      copy_async_16(start + row * kPitch + chunk * 16, valid ? codes + chunk * 16 : rows.pages.data, valid);
-    }
-    const float* scales = static_cast<const float*>(rows.scales.data);
-    const float* zeros = static_cast<const float*>(rows.zeros.data);
-    ROLLED for (int i = lane(); i < kPairs / 4; i += 32) {
-      const int channel = kKeys ? i * 4 : i / 4 * 32, j = kKeys ? first : first + i % 4 * 4;
-      const bool valid = channel < width();
-      const int64_t at = valid ? pair_at(j, channel) : 0;
-      copy_async_16(start + kCodes + i * 16, scales + at, valid);
-      copy_async_16(start + kCodes + kPairs * 4 + i * 16, zeros + at, valid);
+    const unsigned char* codes = kKeys ? s.k + page * s.k_page + row * s.k_token : s.v + page * s.v_page + row * s.v_token;
+    copy_rows<kWidth / 2, kPitch, kInt4Rows>(start, codes, kKeys ? s.k_token : s.v_token, (width() + 31) / 32 * 16);
+    int64_t at = page * rows.scales.strides[0] + head * rows.scales.strides[1];
+    at += kKeys ? row / 32 * rows.scales.strides[2] : row;
+    const float* scales = static_cast<const float*>(rows.scales.data) + at;
+    const float* zeros = static_cast<const float*>(rows.zeros.data) + at;
+    UNROLL for (int first = 0; first < kWidth / 4; first += 32) {
+      const int i = first + lane();
+      const bool valid = (kKeys ? i * 4 : i / 8 * 32) < width();
+      const int64_t from = !valid ? 0 : kKeys ? i * 4 : i / 8 * rows.scales.strides[2] + i % 8 * 4;
+      if (kWidth / 4 < 32 && i >= kWidth / 4) break;
+      copy_async_16(start + kScales + i * 16, scales + from, valid);
+      copy_async_16(start + kZeros + i * 16, zeros + from, valid);
     }
   }
+  DEVICE static Vec8 scale_pair(int stage, int at) { return shared<Vec8>(stage + kScales + at * 4, 1)[0]; }
+  DEVICE static Vec8 zero_pair(int stage, int at) { return shared<Vec8>(stage + kZeros + at * 4, 1)[0]; }
+  // Four scales (zeros) of channels from `at` on.
+  DEVICE static Vec16 scales_at(int stage, int at) { return shared<Vec16>(stage + kScales + at * 4, 1)[0]; }
+  DEVICE static Vec16 zeros_at(int stage, int at) { return shared<Vec16>(stage + kZeros + at * 4, 1)[0]; }
 
-  // Channels of a lane: 32 g + i .. + 3, in the low halves of its word, and 16 further on, in the high ones.
-  DEVICE static int channel_of(int n) { return lane() % kWords / 4 * 32 + lane() % 4 * 4 + n % 4 + n / 4 * 16; }
-  DEVICE static float code_of(uint32_t word, int n) {
-    const int bit = n % 4 * 8 + n / 4 * 4;  // to the top of the mantissa of 16: 16 + code
-    const uint32_t moved = bit < 19 ? word << (19 - bit) : word >> (bit - 19);
-    return bits_float((moved & 0x780000) | 0x41800000) - 16.0f;
+  // Loose tokens. Two neighbouring numbers of a row of a tile: of values those of even and of odd channels of each 16 stand side by side,
+  // as the codes' operands have them.
+  DEVICE static void store_pair(int row, int channel, uint32_t pair) {
+    if constexpr (kKeys) {
+      shared<uint32_t>(row + channel * 2, 1)[0] = pair;
+    } else {
+      const Shared<uint16_t> out = shared<uint16_t>(row + channel / 16 * 32 + channel % 16, 9);
+      out[0] = static_cast<uint16_t>(pair);
+      out[8] = static_cast<uint16_t>(pair >> 16);
+    }
   }
-  // Two numbers at a byte of a row of each term's tile. What a term that is not finite leaves is nothing.
-  DEVICE static void store_pair(int to, float low, float high) {
-    UNROLL for (int t = 0; t < kTerms; t++) {
-      const uint32_t word = pack2<T>(low, high);
-      shared<uint32_t>(to + t * kTile, 1)[0] = word;
-      if (t + 1 == kTerms) break;
-      const Pair term = unpack2<T>(word);
-      low -= term.low, high -= term.high;
+  DEVICE static uint16_t tile_number(int row, int channel) {
+    return shared<uint16_t>(row + channel / 16 * 32 + channel % 2 * 16 + channel % 16 / 2 * 2, 1)[0];
+  }
+  DEVICE float number(int j, int channel) const {
+    return channel < width() ? stored_number<float>(rows, s, head, j, channel) : 0.0f;
+  }
+  // What is left of a pair after `term` terms, as T. What a term that is not finite leaves is nothing.
+  DEVICE static uint32_t term_of(float low, float high, int term) {
+    uint32_t word = pack2<T>(low, high);
+    ROLLED for (int t = 0; t < term; t++) {
+      const Pair taken = unpack2<T>(word);
+      low -= taken.low, high -= taken.high;
       low = fabsf(low) < INFINITY ? low : 0.0f;
       high = fabsf(high) < INFINITY ? high : 0.0f;
+      word = pack2<T>(low, high);
     }
+    return word;
   }
-  DEVICE static void store(int to, int row, uint32_t word, const float (&scale)[8], const float (&zero)[8]) {
-    UNROLL for (int half = 0; half < 2; half++) {
-      const int at = to + row * Tile<kWidth>::kPitch + channel_of(half * 4) * 2;
-      UNROLL for (int w = 0; w < 2; w++) {
-        const int n = half * 4 + w * 2;
-        store_pair(at + w * 4, fmaf(scale[n], code_of(word, n), zero[n]), fmaf(scale[n + 1], code_of(word, n + 1), zero[n + 1]));
+  // Whether residual pages hold T, at multiples of 16 bytes.
+  DEVICE bool is_vectors() const {
+    const heed_tensor& t = rows.residual;
+    const int64_t starts = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data)) | (t.shape[3] | t.strides[0] | t.strides[1] | t.strides[2]) * 2;
+    return t.dtype == kDtype<T> && t.strides[3] == 1 && starts % 16 == 0;
+  }
+  // Term number `term` of 16 tokens from `first` on, into a tile; as_stored: they are T in one residual page.
+  DEVICE void fetch(int first, int term, bool as_stored, int to, int from_row = 0, int to_row = kLooseRows) const {
+    constexpr int kChunks = kWidth / 8;
+    const int channel = lane() % kChunks * 8;
+    ROLLED for (int row = from_row + lane() / kChunks; row < to_row; row += 32 / kChunks) {
+      const int j = first + row, out = to + row * Tile<kWidth>::kPitch;
+      const bool valid = is_seen(j, keys, sinks) && channel < width();  // the others are never multiplied by a NaN
+      if (as_stored) {
+        Vec16 numbers = {{0, 0, 0, 0}};
+        if (valid) {
+          const heed_tensor& t = rows.residual;
+          const int64_t page = s.pages[j / s.page_size] - rows.pages.shape[0];
+          numbers = load_16(static_cast<const T*>(t.data) + page * t.strides[0] + head * t.strides[1] + j % s.page_size * t.strides[2] + channel);
+        }
+        UNROLL for (int w = 0; w < 4; w++) store_pair(out, channel + 2 * w, numbers.words[w]);
+      } else {
+        ROLLED for (int c = channel; c < channel + 8; c += 2)
+          store_pair(out, c, valid ? term_of(number(j, c), number(j, c + 1), term) : 0);
       }
     }
-  }
-  DEVICE void unpack_staged(int stage, int first, int to) const {
-    const Shared<float> scales = shared<float>(stage + kCodes, kPairs), zeros = shared<float>(stage + kCodes + kPairs * 4, kPairs);
-    float scale[8], zero[8];
-    if constexpr (kKeys)
-      UNROLL for (int n = 0; n < 8; n++) scale[n] = scales[channel_of(n)], zero[n] = zeros[channel_of(n)];
-    ROLLED for (int row = lane() / kWords; row < kInt4Rows; row += 32 / kWords) {
-      const bool valid = has(first + row);  // the others are never multiplied by a NaN
-      if constexpr (!kKeys) {
-        const int at = lane() % kWords / 4 * kInt4Rows + row;
-        const float its_scale = valid ? scales[at] : 0.0f, its_zero = valid ? zeros[at] : 0.0f;
-        UNROLL for (int n = 0; n < 8; n++) scale[n] = its_scale, zero[n] = its_zero;
-      }
-      store(to, row, shared<uint32_t>(stage + row * kPitch + lane() % kWords * 4, 1)[0], scale, zero);
-    }
-  }
-  // Token j from memory, number by number, into a row of a tile.
-  DEVICE void fetch_row(int j, int row, int to) const {
-    ROLLED for (int w = lane(); w < kWidth / 2; w += 32) {
-      float pair[2];
-      UNROLL for (int e = 0; e < 2; e++) pair[e] = has(j) && 2 * w + e < width() ? stored_number<float>(rows, s, head, j, 2 * w + e) : 0.0f;
-      store_pair(to + row * Tile<kWidth>::kPitch + w * 4, pair[0], pair[1]);
-    }
-  }
-  // Residual pages, and pages that 16 rows do not share.
-  DEVICE void unpack_loose(int first, int to) const {
-    ROLLED for (int row = 0; row < kInt4Rows; row++) fetch_row(first + row, row, to);
-  }
-  DEVICE void unpack(int stage, int first, int to) const {
-    if (is_staged(first)) unpack_staged(stage, first, to);
-    else unpack_loose(first, to);
   }
 };
+
+// Four codes of 4 bits, the halves of a word's bytes, less `kBase`: two pairs of bfloat16, of bytes 0 and 1 and of 2 and 3, or of 0 and 2
+// and of 1 and 3. 0x4300 is 128, whose last bit counts as 1.
+template <bool kHigh>
+DEVICE uint32_t int4_bytes(uint32_t codes) { return (kHigh ? codes >> 4 : codes) & 0x0f0f0f0f; }
+template <int kBase>
+DEVICE uint32_t int4_pair(uint32_t bytes, uint32_t selector) {
+  return subtract2<bf16>(permute_bytes(bytes, 0x43434343, selector), 0x43004300 + kBase * 0x00010001);
+}
 
 }  // namespace heed

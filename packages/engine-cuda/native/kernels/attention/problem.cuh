@@ -48,7 +48,7 @@ DEVICE int dense_length(const heed_scores& rules, int batch, int keys) {
 // Of a batch of equal lengths: k, v [B, Sk, Hkv, D].
 DEVICE Sequence dense_sequence(const heed_cuda_attention& p, int batch, int kv_head) {
   Sequence s;
-  s.group = static_cast<int>(p.q.shape[2] / p.k.shape[2]);
+  s.group = static_cast<int>(p.q.shape[2]) / static_cast<int>(p.k.shape[2]);
   s.batch = batch;
   s.first_head = kv_head * s.group;
   s.first_token = 0;
@@ -64,20 +64,24 @@ DEVICE Sequence dense_sequence(const heed_cuda_attention& p, int batch, int kv_h
   s.offset = first_position(p.scores, batch, s.tokens, s.length);
   return s;
 }
-// Whether a sequence's part of the page table stays within pages and rows. No host has looked at it, and a page that is not there would
-// cost the context. Each warp looks for itself.
+// Whether a sequence's part of the page table stays within its rows and the lengths. No host has looked at it, and a page that is not there
+// would cost the context.
 DEVICE bool table_fits(const heed_cuda_attention& p, const Sequence& s, int first, int listed) {
-  const int64_t total = p.k.shape[0] + (p.format == HEED_PAGES_INT4 ? p.k_residual.shape[0] : 0);
   if (first < 0 || listed < 0 || first + static_cast<int64_t>(listed) > p.indices.shape[0]) return false;
-  if (s.tokens > s.length || s.length > static_cast<int64_t>(listed) * s.page_size) return false;
+  return s.tokens <= s.length && s.length <= static_cast<int64_t>(listed) * s.page_size;
+}
+DEVICE int pages_of(const Sequence& s) { return (s.length + s.page_size - 1) / s.page_size; }
+// Whether entries from .. to - 1 of a sequence's table are pages that there are. Each warp looks for itself.
+DEVICE bool pages_exist(const heed_cuda_attention& p, const Sequence& s, int from, int to) {
+  const int64_t total = p.k.shape[0] + (p.format == HEED_PAGES_INT4 ? p.k_residual.shape[0] : 0);
   bool known = true;
-  ROLLED for (int i = lane(); i < (s.length + s.page_size - 1) / s.page_size; i += 32) known = known && s.pages[i] >= 0 && s.pages[i] < total;
+  ROLLED for (int i = from + lane(); i < to; i += 32) known = known && s.pages[i] >= 0 && s.pages[i] < total;
   return ballot(!known) == 0;
 }
-// Of a ragged batch over pages: k, v [P, Hkv, page_size, D].
-DEVICE Sequence paged_sequence(const heed_cuda_attention& p, int n, int kv_head) {
+// Of a ragged batch over pages: k, v [P, Hkv, page_size, D]; its pages are looked at by whoever reads them.
+DEVICE Sequence unchecked_sequence(const heed_cuda_attention& p, int n, int kv_head) {
   Sequence s;
-  s.group = static_cast<int>(p.q.shape[1] / p.k.shape[1]);
+  s.group = static_cast<int>(p.q.shape[1]) / static_cast<int>(p.k.shape[1]);
   s.batch = n;
   s.first_head = kv_head * s.group;
   s.first_token = at_i32(p.query_indptr, n);
@@ -95,6 +99,11 @@ DEVICE Sequence paged_sequence(const heed_cuda_attention& p, int n, int kv_head)
   const int first = at_i32(p.indptr, n);
   if (!table_fits(p, s, first, at_i32(p.indptr, n + 1) - first)) s.length = kUnknown;
   if (s.first_token < 0 || s.tokens < 0 || static_cast<int64_t>(s.first_token) + s.tokens > p.q.shape[0]) s.tokens = 0;
+  return s;
+}
+DEVICE Sequence paged_sequence(const heed_cuda_attention& p, int n, int kv_head) {
+  Sequence s = unchecked_sequence(p, n, kv_head);
+  if (!pages_exist(p, s, 0, pages_of(s))) s.length = kUnknown;
   return s;
 }
 DEVICE Sequence sequence_of(const heed_cuda_attention& p, int n, int kv_head) {
@@ -123,10 +132,15 @@ struct Work { int sequence, tile; };
 DEVICE Work find_work(const heed_cuda_attention& p, int number, int rows) {
   if (!p.indices.data) return {number / p.tiles, p.tiles - 1 - number % p.tiles};
   const int sequences = static_cast<int>(p.lengths.shape[0]);
-  const int group = static_cast<int>(p.q.shape[1] / p.k.shape[1]);
+  const int group = static_cast<int>(p.q.shape[1]) / static_cast<int>(p.k.shape[1]);
   for (int first = 0, before = 0; first < sequences; first += 32) {
     const int n = first + lane();
     const int own = n < sequences ? ((at_i32(p.query_indptr, n + 1) - at_i32(p.query_indptr, n)) * group + rows - 1) / rows : 0;
+    if (ballot(n < sequences && own != 1) == 0) {  // as where each decodes one token
+      if (number - before < 32 && first + number - before < sequences) return {first + number - before, 0};
+      before += 32;
+      continue;
+    }
     int upto = own;  // tiles of the sequences from `first` to this lane's
     UNROLL for (int step = 1; step < 32; step *= 2) {
       const int left = shuffle(upto, lane() - step & 31);
@@ -164,6 +178,28 @@ DEVICE Range visible_keys(const heed_scores& rules, const Sequence& s, int token
   return {rules.window_left < 0 ? 0 : clamp_key(position - rules.window_left, s.length),
           rules.window_right < 0 ? s.length : clamp_key(position + rules.window_right + 1, s.length)};
 }
+// The same for the rows from `first` on of a block that has `rows`, fewer than 2^16, in a few operations of 32 bits: the ends of the
+// first row's range stand as far outside of 0 .. length as the block's tokens can bring them back.
+struct RowRanges {
+  int first, length, begin, end;      // begin, end: of the first row's token
+  uint32_t skipped, group, inverse;   // rows of that token before the block; 2^32 / group, rounded up
+  DEVICE RowRanges(const heed_scores& rules, const Sequence& s, int first, int rows)
+      : first(first), length(s.length < 0 ? 0 : s.length), skipped(first % s.group), group(s.group), inverse(UINT32_MAX / s.group + 1) {
+    const int64_t position = s.offset + first / s.group;
+    begin = rules.window_left < 0 ? -rows : near(position - rules.window_left, rows);
+    end = rules.window_right < 0 ? length : near(position + rules.window_right + 1, rows);
+  }
+  DEVICE int near(int64_t key, int rows) const { return static_cast<int>(key < -rows ? -rows : key > length ? length : key); }
+  DEVICE int cut(int key, int token) const {
+    const int moved = key + (token < length - key ? token : length - key);
+    return moved < 0 ? 0 : moved;
+  }
+  DEVICE Range at(int row) const {
+    const uint32_t within = skipped + static_cast<uint32_t>(row - first);
+    const int token = static_cast<int>(group == 1 ? within : static_cast<uint64_t>(within) * inverse >> 32);
+    return {cut(begin, token), cut(end, token)};
+  }
+};
 // The sink tokens are keys below this one. A token sees those before its range's end whatever the range's begin.
 DEVICE int sink_end(const heed_scores& rules, const Sequence& s) { return clamp_key(rules.sink_tokens, s.length); }
 DEVICE bool is_seen(int key, Range window, int sinks) { return key < window.end && (key >= window.begin || key < sinks); }

@@ -96,6 +96,11 @@ template <int N, typename T> DEVICE void load_vector(const T* p, T (&x)[N]) {
   const Vector<T, N> v = *reinterpret_cast<const Vector<T, N>*>(p);
   UNROLL for (int i = 0; i < N; i++) x[i] = v.at[i];
 }
+template <int N, typename T> DEVICE void store_vector(T* p, const T (&x)[N]) {
+  Vector<T, N> v;
+  UNROLL for (int i = 0; i < N; i++) v.at[i] = x[i];
+  *reinterpret_cast<Vector<T, N>*>(p) = v;
+}
 /// Whether the elements at p, and at each of `rows` rows `step` apart, can be loaded in vectors of N.
 template <int N, typename T> DEVICE bool starts_vectors(const T* p, int64_t step, int64_t rows) {
   return reinterpret_cast<uintptr_t>(p) % vector_alignment<T, N> == 0 && (rows == 1 || step * sizeof(T) % vector_alignment<T, N> == 0);
@@ -106,12 +111,7 @@ template <int N, typename T> DEVICE void load_elements(const T* p, int64_t step,
   UNROLL for (int i = 0; i < N; i++) x[i] = i < n ? p[i * step] : T{};
 }
 template <int N, typename T> DEVICE void store_elements(T* p, int64_t step, int n, const T (&x)[N]) {
-  if (is_vector<T, N>(p, step, n)) {
-    Vector<T, N> v;
-    UNROLL for (int i = 0; i < N; i++) v.at[i] = x[i];
-    *reinterpret_cast<Vector<T, N>*>(p) = v;
-    return;
-  }
+  if (is_vector<T, N>(p, step, n)) return store_vector(p, x);
   UNROLL for (int i = 0; i < N; i++)
     if (i < n) p[i * step] = x[i];
 }

@@ -37,12 +37,17 @@ DEVICE FloatRow float_row(const heed_tensor& pages, int64_t page, int64_t head, 
   return {static_cast<unsigned char*>(pages.data) + at * bytes, pages.strides[3], pages.dtype};
 }
 struct Slot { int64_t page, row; };
+DEVICE int32_t slot_number(const heed_tensor& slots, int64_t t) { return elements<int32_t>(slots)[t * slots.strides[0]]; }
+/// Where slot `number` is; page -1: nowhere. Within the pages a number has 31 bits, and so has a page size that matters.
+DEVICE Slot find_slot(int32_t number, const heed_tensor& pages, int64_t first_slot) {
+  const int64_t at = number - first_slot, size = pages.shape[2];
+  if (at < 0 || at >= pages.shape[0] * size) return {-1, 0};
+  const uint32_t each = static_cast<uint32_t>(size > INT32_MAX ? INT32_MAX : size), page = static_cast<uint32_t>(at) / each;
+  return {page, static_cast<uint32_t>(at) - page * each};
+}
 /// Where row t goes; page -1: nowhere.
 DEVICE Slot slot_of(const heed_tensor& slots, int64_t t, const heed_tensor& pages, int64_t first_slot) {
-  const int64_t at = elements<int32_t>(slots)[t * slots.strides[0]] - first_slot, size = pages.shape[2];
-  if (at < 0 || at >= pages.shape[0] * size) return {-1, 0};
-  const int64_t page = divide(at, size);
-  return {page, at - page * size};
+  return find_slot(slot_number(slots, t), pages, first_slot);
 }
 
 constexpr float kSmallestScale = 1.17549435e-38f;  // the smallest normal float
@@ -116,18 +121,56 @@ DEVICE void append_row(const heed_cuda_kv_append& args, const AppendRow& r, bool
   if (own && lane_of_row == 0)
     elements<float>(r.scales)[page * r.scales.strides[0] + r.head * r.scales.strides[1] + slot.row * r.scales.strides[2]] = scale;
 }
-/// Rows are the heads of keys, then those of values, of one token after the other.
+/// One head of a group of tokens, of keys or of values.
+struct AppendGroup {
+  int64_t index, head;
+  bool keys;
+};
+/// Rows are the heads of keys, then those of values, of one group of tokens after the other.
+DEVICE AppendGroup group_at(const heed_cuda_kv_append& args, int64_t row) {
+  const int64_t heads = args.problem.k.shape[1], index = divide(row, 2 * heads), h = row - index * 2 * heads;
+  return {index, h < heads ? h : h - heads, h < heads};
+}
+/// The same head of U tokens from t on, vector by vector: their slots, then their loads are under way together.
+template <typename T, int U> DEVICE void append_vectors(const heed_kv_append& p, const AppendGroup& group, int lane_of_row, int lanes) {
+  constexpr int N = vector_width<T>;
+  const heed_tensor &x = group.keys ? p.k : p.v, &pages = group.keys ? p.k_pages : p.v_pages;
+  const int64_t t = group.index * U, tokens = p.slots.shape[0];
+  const int width = static_cast<int>(x.shape[2]);
+  const T* from = elements<T>(x) + t * x.strides[0] + group.head * x.strides[1];
+  T* first = elements<T>(pages) + group.head * pages.strides[1];
+  int32_t numbers[U];
+  UNROLL for (int u = 0; u < U; u++) numbers[u] = slot_number(p.slots, t + u < tokens ? t + u : t);
+  T* to[U];  // null: nowhere
+  UNROLL for (int u = 0; u < U; u++) {
+    const Slot slot = find_slot(t + u < tokens ? numbers[u] : -1, pages, p.first_slot);
+    to[u] = slot.page < 0 ? nullptr : first + slot.page * pages.strides[0] + slot.row * pages.strides[2];
+  }
+  for (int i = lane_of_row * N; i < width; i += lanes * N) {
+    T values[U][N];
+    UNROLL for (int u = 0; u < U; u++)
+      if (to[u]) load_vector(from + u * x.strides[0] + i, values[u]);
+    UNROLL for (int u = 0; u < U; u++)
+      if (to[u]) store_vector(to[u] + i, values[u]);
+  }
+}
+constexpr int kTokens = 4;  // of a group of vectors
 template <typename T> DEVICE void kv_append(const heed_cuda_kv_append& args) {
   const heed_kv_append& p = args.problem;
   const int per_block = block_threads() / args.lanes, lane_of_row = thread_x() % args.lanes;
-  const int64_t heads = p.k.shape[1], turn = static_cast<int64_t>(grid_x()) * per_block;
+  const int64_t turn = static_cast<int64_t>(grid_x()) * per_block;
+  int64_t first = static_cast<int64_t>(block_x()) * per_block;
+  if (args.tokens == kTokens) {
+    for (int64_t row = first + thread_x() / args.lanes; row < args.rows; row += turn)
+      append_vectors<T, kTokens>(p, group_at(args, row), lane_of_row, args.lanes);
+    return;
+  }
   const Shared<float> scratch = shared<float>(0, 32);
-  for (int64_t first = static_cast<int64_t>(block_x()) * per_block; first < args.rows; first += turn) {
-    const int64_t given = first + thread_x() / args.lanes, row = given < args.rows ? given : 0;
-    const int64_t t = divide(row, 2 * heads), h = row - t * 2 * heads;
-    const bool keys = h < heads;
-    const AppendRow at = {keys ? p.k : p.v, keys ? p.k_pages : p.v_pages, keys ? p.k_scales : p.v_scales, t, keys ? h : h - heads};
-    append_row<T>(args, at, given < args.rows, lane_of_row, scratch);
+  for (; first < args.rows; first += turn) {
+    const int64_t given = first + thread_x() / args.lanes;
+    const AppendGroup at = group_at(args, given < args.rows ? given : 0);
+    const AppendRow row = {at.keys ? p.k : p.v, at.keys ? p.k_pages : p.v_pages, at.keys ? p.k_scales : p.v_scales, at.index, at.head};
+    append_row<T>(args, row, given < args.rows, lane_of_row, scratch);
   }
 }
 }  // namespace heed

@@ -2,7 +2,8 @@
 //   r = 1 / sqrt(mean(x^2) + eps);  out = x r w               w = weight, or 1 + weight, or 1
 //   g = d_out w;  d_x = r (g - x r^2 mean(g x));  d_weight = sum over rows of d_out x r
 // A row's lanes take its vectors in turn; how many they are depends on its length and dtype alone (src/fused/rows.ts), so that every
-// kernel that normalises adds in one order and gives the same bits. A row is read twice, the second time from the first-level cache.
+// kernel that normalises adds in one order and gives the same bits. A row of at most kRowVectors vectors a lane is read once, and the
+// next one while it is normalised; a longer one twice, the second time from the first-level cache.
 #pragma once
 #include "../core/softmax.cuh"
 
@@ -44,7 +45,91 @@ DEVICE void normalise(const heed_tensor& weight, bool unit_offset, int64_t i, in
   UNROLL for (int k = 0; k < N; k++) x[k] = x[k] * r * w[k];
 }
 
-template <typename T> DEVICE void rms_norm(const heed_cuda_rms_norm& args) {
+constexpr int kRowVectors = 4;  // that a lane keeps in registers
+/// From one row of [rows, n], or [n], to the next.
+DEVICE int64_t row_step(const heed_tensor& t) { return t.rank == 1 ? 0 : t.strides[0]; }
+/// Whether t has rows at one distance, and every one is whole aligned vectors.
+template <typename T> DEVICE bool has_vectors(const heed_tensor& t) {
+  constexpr int N = vector_width<T>;
+  const int last = t.rank - 1;
+  return t.rank <= 2 && t.strides[last] == 1 && t.shape[last] % N == 0 && row_step(t) % N == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
+/// The sum over the lanes of a row, in the order of across_lanes. Rows of a block take the two halves of its scratch in turn: one barrier each.
+template <typename A> DEVICE A add_across(A value, int lanes, const Shared<A>& scratch, int half) {
+  UNROLL for (int step = 1; step < 32; step *= 2) {
+    const A other = shuffle_xor(value, step);
+    if (step < lanes) value += other;
+  }
+  if (lanes <= 32) return value;
+  if (lane() == 0) scratch[half * 16 + warp()] = value;
+  sync_block();
+  value = scratch[half * 16];
+  UNROLL for (int w = 1; w < 8; w++) value += scratch[half * 16 + w];
+  return value;
+}
+/// 16 bytes of a row, as they came: nobody waits for them before they are unpacked.
+template <typename T> struct RawVector {
+  Vec16 bytes;
+  DEVICE void unpack(Acc<T> (&x)[vector_width<T>]) const {
+    union { Vec16 bytes; T at[vector_width<T>]; } both = {bytes};
+    UNROLL for (int k = 0; k < vector_width<T>; k++) x[k] = widen(both.at[k]);
+  }
+};
+template <typename T> DEVICE Vec16 pack(const Acc<T> (&x)[vector_width<T>]) {
+  union { T at[vector_width<T>]; Vec16 bytes; } both;
+  UNROLL for (int k = 0; k < vector_width<T>; k++) both.at[k] = narrow<T>(x[k]);
+  return both.bytes;
+}
+constexpr int kMostRows = 1 << 30;  // that are counted in 32 bits
+/// Dense rows of at most V vectors a lane; kAhead: the next row is loaded before this one is added up, and weights stay in registers.
+template <typename T, int V, bool kAhead> DEVICE void norm_vectors(const heed_cuda_rms_norm& args) {
+  using A = Acc<T>;
+  constexpr int N = vector_width<T>;
+  const heed_rms_norm& p = args.problem;
+  const int lanes = args.lanes, per_block = block_threads() / lanes, own = thread_x() % lanes * N, n = static_cast<int>(p.x.shape[p.x.rank - 1]);
+  const A length = static_cast<A>(n), eps = static_cast<A>(p.eps);
+  const Shared<A> scratch = shared<A>(0, 32);
+  const int turn = grid_x() * per_block, rows = static_cast<int>(args.rows);
+  int row = block_x() * per_block + thread_x() / lanes;
+  const auto load = [&](RawVector<T> (&to)[V]) {
+    const T* x = elements<T>(p.x) + row * row_step(p.x) + own;
+    UNROLL for (int v = 0; v < V; v++) {
+      to[v].bytes = Vec16{};
+      if (row < rows && own + v * lanes * N < n) to[v].bytes = load_16(x + v * lanes * N);
+    }
+  };
+  RawVector<T> raw[V], next[V];
+  load(raw);
+  A gain[kAhead ? V : 1][N];
+  if constexpr (kAhead)
+    UNROLL for (int v = 0; v < V; v++)
+      if (own + v * lanes * N < n) load_gain<A>(p.weight, p.unit_offset != 0, own + v * lanes * N, N, gain[v]);
+  // The same turns in every thread of the block, which meets in add_across.
+  for (int first = block_x() * per_block, half = 0; first < rows; first += turn, half ^= 1) {
+    const bool real = row < rows;
+    T* out = elements<T>(p.out) + row * row_step(p.out) + own;
+    row += turn;
+    if (kAhead) load(next);
+    A sum = 0, wide[N];
+    UNROLL for (int v = 0; v < V; v++) {
+      raw[v].unpack(wide);
+      UNROLL for (int k = 0; k < N; k++) sum = fused(wide[k], wide[k], sum);
+    }
+    sum = add_across(sum, lanes, scratch, half);
+    const A r = A(1) / square_root(sum / length + eps);
+    UNROLL for (int v = 0; v < V; v++) {
+      const int i = own + v * lanes * N;
+      if (!real || i >= n) continue;
+      if constexpr (!kAhead) load_gain<A>(p.weight, p.unit_offset != 0, i, N, gain[0]);
+      raw[v].unpack(wide);
+      UNROLL for (int k = 0; k < N; k++) wide[k] = wide[k] * r * gain[kAhead ? v : 0][k];
+      store_16(out + v * lanes * N, pack<T>(wide));
+    }
+    if (!kAhead) load(raw);
+    else UNROLL for (int v = 0; v < V; v++) raw[v] = next[v];
+  }
+}
+template <typename T> DEVICE void norm_any(const heed_cuda_rms_norm& args) {
   using A = Acc<T>;
   constexpr int N = vector_width<T>;
   const heed_rms_norm& p = args.problem;
@@ -66,6 +151,13 @@ template <typename T> DEVICE void rms_norm(const heed_cuda_rms_norm& args) {
       store_narrow<T>(out + i * out_step, out_step, count, values);
     });
   }
+}
+template <typename T> DEVICE void rms_norm(const heed_cuda_rms_norm& args) {
+  const heed_rms_norm& p = args.problem;
+  const int64_t each = static_cast<int64_t>(args.lanes) * vector_width<T>, n = p.x.shape[p.x.rank - 1];
+  if (n > kRowVectors * each || args.rows > kMostRows || !has_vectors<T>(p.x) || !has_vectors<T>(p.out)) norm_any<T>(args);
+  else if (n > 2 * each) norm_vectors<T, kRowVectors, false>(args);
+  else norm_vectors<T, 2, true>(args);
 }
 
 constexpr int kKept = 4;  // vectors of d_weight that a lane keeps in registers

@@ -1,3 +1,4 @@
+import { WITHOUT_RULES } from "./schedule.ts";
 import type { DType } from "@heed/tensor";
 import type { DeviceLimits, Launch } from "../../launch.ts";
 
@@ -5,6 +6,10 @@ import type { DeviceLimits, Launch } from "../../launch.ts";
 interface Tile {
   readonly own: number;
   readonly other: number;
+  /** Tiles of the other side in shared memory. */
+  readonly stages: number;
+  /** Bytes of weights in shared memory. */
+  readonly weights: number;
 }
 /** A pair of kernels of native/kernels/attention/backward.cu: the largest sizes they take, and their tiles. */
 interface Kernels {
@@ -12,6 +17,8 @@ interface Kernels {
   readonly Dv: number;
   /** Of a block that has dk and dv. */
   readonly keys: Tile;
+  /** The same, of the kernel `_pairs`: where two blocks of it fit a multiprocessor. */
+  readonly pairedKeys?: Tile;
   /** Of one that has dq. */
   readonly rows: Tile;
   /** The same, of the kernel `_tall`: where two blocks of it fit a multiprocessor. */
@@ -19,24 +26,28 @@ interface Kernels {
   /** Blocks that share the columns of dk and dv. */
   readonly slices: number;
 }
-const SQUARE: Tile = { own: 64, other: 32 };
-const TALL: Tile = { own: 128, other: 32 };
-const FLAT: Tile = { own: 64, other: 16 };
+const tile = (own: number, other: number): Tile => ({ own, other, stages: 2, weights: 0 });
+const SQUARE = tile(64, 32);
+const TALL = tile(128, 32);
+const FLAT = tile(64, 16);
+/** Of backward_pairs.cuh: float32 weights of two tiles. */
+const PAIRS: Tile = { own: 64, other: 32, stages: 3, weights: 2 * 64 * 32 * 4 };
 /** As instantiated there; the smallest that takes a problem runs it. */
 const PLAIN: readonly Kernels[] = [
-  { D: 64, Dv: 64, keys: TALL, rows: TALL, slices: 1 },
-  { D: 96, Dv: 96, keys: { own: 128, other: 16 }, rows: TALL, slices: 1 },
-  { D: 128, Dv: 128, keys: SQUARE, rows: SQUARE, tallRows: TALL, slices: 1 },
+  { D: 64, Dv: 64, keys: PAIRS, rows: TALL, slices: 1 },
+  { D: 96, Dv: 96, keys: PAIRS, rows: TALL, slices: 1 },
+  { D: 128, Dv: 128, keys: SQUARE, pairedKeys: PAIRS, rows: SQUARE, tallRows: TALL, slices: 1 },
   { D: 192, Dv: 128, keys: SQUARE, rows: SQUARE, slices: 1 },
   { D: 256, Dv: 256, keys: FLAT, rows: FLAT, slices: 2 },
 ];
 /** The same with softcap, ALiBi, mask, dropout and sink tokens, which need registers of their own. */
-const RICH: readonly Kernels[] = PLAIN.map(({ D, Dv, slices }) => {
-  const tile = D === 256 ? FLAT : SQUARE;
-  return { D, Dv, keys: tile, rows: tile, slices };
-});
+const RICH: readonly Kernels[] = PLAIN.filter(({ D }) => !WITHOUT_RULES.includes(D)).map(
+  ({ D, Dv, slices }) => {
+    const square = D === 256 ? FLAT : SQUARE;
+    return { D, Dv, keys: square, rows: square, slices };
+  },
+);
 const THREADS = 128;
-const STAGES = 2;
 
 /** Lengths that decide on kernels and grids. */
 export interface BackwardSizes {
@@ -70,8 +81,8 @@ function tiled(
 const rowsOf = ({ S, Hq, Hkv }: BackwardSizes): number => S * (Hq / Hkv);
 
 /** Bytes of a block: rows in shared memory are 16 bytes longer than their numbers, see fragments.cuh. */
-function coresShared({ D, Dv }: Kernels, { own, other }: Tile): number {
-  return (own + STAGES * other) * (2 * D + 16 + 2 * Dv + 16);
+function coresShared({ D, Dv }: Kernels, { own, other, stages, weights }: Tile): number {
+  return (own + stages * other) * (2 * D + 16 + 2 * Dv + 16) + weights;
 }
 /** Whether a multiprocessor has room for two blocks: each takes 1 KB more, and it has 1 KB more than one block may have. */
 function fitTwo(shared: number, { sharedPerBlock }: DeviceLimits): boolean {
@@ -87,16 +98,24 @@ export function tensorCores(
   const name = dtype === "bfloat16" ? "bf16" : dtype === "float16" ? "f16" : undefined;
   const kernels = (rich ? RICH : PLAIN).find(({ D, Dv }) => sizes.D <= D && sizes.Dv <= Dv);
   if (name === undefined || kernels === undefined) return undefined;
-  const { D, keys, tallRows, slices } = kernels;
-  const isTall = tallRows !== undefined && fitTwo(coresShared(kernels, tallRows), limits);
-  const of = (side: string, { own, other }: Tile, count: number, z: number, suffix: string): TiledLaunch => {
+  const { D, slices } = kernels;
+  /** The tile and suffix of the kernel whose two blocks fit a multiprocessor, where there is one and they do. */
+  const choose = (plain: Tile, large: Tile | undefined, suffix: string): readonly [Tile, string] =>
+    large !== undefined && fitTwo(coresShared(kernels, large), limits)
+      ? [large, suffix]
+      : [plain, rich ? "_rich" : ""];
+  const of = (
+    side: string,
+    [shape, suffix]: readonly [Tile, string],
+    count: number,
+    z: number,
+  ): TiledLaunch => {
     const kernel = `heed_cuda_attention_backward_${side}_${name}_${D}${suffix}`;
-    return tiled(kernel, sizes, Math.ceil(count / own), z, coresShared(kernels, { own, other }));
+    return tiled(kernel, sizes, Math.ceil(count / shape.own), z, coresShared(kernels, shape));
   };
-  const rows = isTall ? tallRows : kernels.rows;
   return {
-    keys: of("keys", keys, sizes.Sk, slices, rich ? "_rich" : ""),
-    rows: of("rows", rows, rowsOf(sizes), 1, rich ? "_rich" : isTall ? "_tall" : ""),
+    keys: of("keys", choose(kernels.keys, kernels.pairedKeys, "_pairs"), sizes.Sk, slices),
+    rows: of("rows", choose(kernels.rows, kernels.tallRows, "_tall"), rowsOf(sizes), 1),
   };
 }
 

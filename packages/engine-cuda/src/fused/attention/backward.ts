@@ -26,8 +26,14 @@ interface Kernels {
   readonly any: AnySchedule | undefined;
   readonly onTensorCores: boolean;
 }
-function kernelsFor({ q, dims, rules }: AttentionBackwardPlan, { limits }: Device): Kernels {
-  const cores = tensorCores(q.dtype, dims, isRich(rules), limits);
+/** Whether 32 bits count every 16 bytes of a tensor of 16-bit numbers, as the kernels on tensor cores do: 64 GiB. */
+export function isWithinReach({ shape, strides }: Pick<Tensor, "shape" | "strides">): boolean {
+  const last = shape.reduce((sum, length, axis) => sum + Math.max(0, length - 1) * strides[axis]!, 0);
+  return last < 2 ** 35;
+}
+function kernelsFor({ q, k, v, dOut, dims, rules }: AttentionBackwardPlan, { limits }: Device): Kernels {
+  const near = [q, k, v, dOut].every(isWithinReach);
+  const cores = near ? tensorCores(q.dtype, dims, isRich(rules), limits) : undefined;
   const any = anyKernels(q.dtype, dims, limits);
   return { products: cores ?? any, any, onTensorCores: cores !== undefined };
 }

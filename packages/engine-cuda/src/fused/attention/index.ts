@@ -87,6 +87,7 @@ export function pagedAttention(device: Device): FusedOp<PagedAttentionPlan> {
           : { parts: meetingPlace(decode, device, stack) };
       writePaged(device.block, plan, { q: queries, out: result, lse }, extras);
       device.launch(schedule.launch, ATTENTION_ARGS.bytes);
+      if (decode?.merge !== undefined) device.launch(decode.merge, ATTENTION_ARGS.bytes);
       if (result !== out) copyInto(stack.use(result.slice(-1, 0, dims.Dv)), out);
     },
   };
@@ -129,8 +130,9 @@ function meetingPlace(
   device: Device,
   stack: DisposableStack,
 ): Extras["parts"] {
-  if (counters === 0) return { least: part, partial: 0, counters: 0 };
-  const memory = stack.use(device.temporary(4 * (counters + partial)));
-  device.zero(memory.address, 4 * counters);
-  return { least: part, counters: memory.address, partial: memory.address + 4 * counters };
+  if (counters + partial === 0) return { least: part, partial: 0, counters: 0 };
+  const start = Math.ceil((4 * counters) / 16) * 16; // rows are fetched 16 bytes at a time
+  const memory = stack.use(device.temporary(start + 4 * partial));
+  if (counters > 0) device.zero(memory.address, 4 * counters);
+  return { least: part, counters: memory.address, partial: memory.address + start };
 }

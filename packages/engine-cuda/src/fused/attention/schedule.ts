@@ -9,17 +9,19 @@ interface Kernel {
   readonly keys: number;
   readonly threads: number;
 }
-/** As instantiated in native/kernels/attention; the smallest that takes a problem runs it. 128 x 48 is what 255 registers hold at 128. */
+/** As instantiated in native/kernels/attention/forward.cu, with the most keys that it takes on any device; the smallest that takes a problem runs it. */
 const PLAIN: readonly Kernel[] = [
   { D: 64, Dv: 64, rows: 128, keys: 64, threads: 128 },
   { D: 96, Dv: 96, rows: 128, keys: 48, threads: 128 },
-  { D: 128, Dv: 128, rows: 128, keys: 48, threads: 128 },
+  { D: 128, Dv: 128, rows: 128, keys: 64, threads: 128 },
   { D: 192, Dv: 128, rows: 128, keys: 64, threads: 256 },
   { D: 256, Dv: 256, rows: 64, keys: 64, threads: 128 },
   { D: 512, Dv: 256, rows: 64, keys: 16, threads: 128 },
 ];
+/** Sizes that problems with rules leave to the next larger kernel, for the library's size. */
+export const WITHOUT_RULES: readonly number[] = [96, 192];
 /** The same with softcap, ALiBi, mask, dropout and sink tokens, which need registers of their own. */
-const RICH: readonly Kernel[] = PLAIN.map((kernel) => ({
+const RICH: readonly Kernel[] = PLAIN.filter(({ D }) => !WITHOUT_RULES.includes(D)).map((kernel) => ({
   ...kernel,
   rows: 64,
   keys: kernel.D === 512 ? 16 : 64,
@@ -96,16 +98,18 @@ export function anyKernel(dtype: DType, sizes: Sizes, limits: DeviceLimits): Sch
   };
 }
 
-/** Rows of a tile, keys that a warp takes at once, its stages and the warps of native/kernels/attention/decode.cuh. */
-export const DECODE = { rows: 16, keys: 16, stages: 2, warps: 4, mostParts: 64 } as const;
+/** Rows of a tile, keys that a warp takes at once and the warps of native/kernels/attention/decode.cuh. */
+export const DECODE = { rows: 16, keys: 16, warps: 4, mostParts: 48 } as const;
 /** Head sizes it is instantiated for. */
 const DECODE_SIZES = [64, 128, 256];
-/** Bytes of a staged number. */
-const BYTES: Readonly<Record<DecodeProblem["storage"], number>> = { float: 2, codes: 1, int4: 0.5 };
-/** Bytes of scale and zero in float32 for 16 keys and values, to a channel: 8 of a key's group, 8 / 32 of each of 16 values. */
-const INT4_PAIRS = 12;
-/** 16-bit terms of a key of 4-bit pages. */
-const KEY_TERMS = { bf16: 3, f16: 2 } as const;
+/** Keys of 4-bit pages that a warp takes at once: those that share scales and zeros. */
+const INT4_KEYS = 32;
+/** Bytes of the keys and values that a warp has under way at once; rows in shared memory are 16 bytes longer than their numbers. */
+function stageBytes(storage: DecodeProblem["storage"], size: number): number {
+  // Scale and zero in float32: for 32 keys of each channel, for a value of each 32 channels.
+  if (storage === "int4") return 2 * INT4_KEYS * (size / 2 + 16) + 2 * 8 * size;
+  return 2 * DECODE.keys * (size * (storage === "float" ? 2 : 1) + 16);
+}
 /** Fewest keys of a part: what its result costs, two numbers and a row in float32, is then 2 % of what it reads. */
 const SMALLEST_PART = 256;
 
@@ -118,6 +122,8 @@ export interface DecodeSchedule {
   readonly counters: number;
   /** float32. */
   readonly partial: number;
+  /** The launch after it in which parts are added up, where the kernel itself does not. */
+  readonly merge?: Launch;
 }
 /** What a decode schedule depends on besides {@link Sizes}. */
 export interface DecodeProblem extends Sizes {
@@ -136,14 +142,12 @@ export interface DecodeProblem extends Sizes {
  * would read its keys again and again.
  */
 export function decodeKernel(p: DecodeProblem, limits: DeviceLimits): DecodeSchedule | undefined {
-  const { rows, keys, stages, warps } = DECODE;
+  const { rows, warps } = DECODE;
   const size = DECODE_SIZES.find((n) => p.D <= n && p.Dv <= n);
   const name = p.dtype === "bfloat16" ? "bf16" : p.dtype === "float16" ? "f16" : undefined;
   if (size === undefined || name === undefined || p.T * p.G > rows * p.N) return undefined;
-  const staged = 2 * keys * (size * BYTES[p.storage] + 16) + (p.storage === "int4" ? INT4_PAIRS * size : 0);
-  const terms = p.storage === "int4" ? KEY_TERMS[name] : 1;
-  const unpacked = p.storage === "float" ? 0 : (terms + 1) * keys * (2 * size + 16);
-  const shared = rows * (2 * size + 16) + warps * (stages * staged + unpacked);
+  const stages = p.storage === "codes" && size <= 128 ? 4 : 2;
+  const shared = rows * (2 * size + 16) + warps * stages * stageBytes(p.storage, size);
   if (shared > limits.sharedPerBlock) return undefined;
   return meeting(p, rows, SMALLEST_PART, {
     kernel: `heed_cuda_decode_${name}_${size}${p.storage === "float" ? "" : `_${p.storage}`}`,
@@ -152,26 +156,37 @@ export function decodeKernel(p: DecodeProblem, limits: DeviceLimits): DecodeSche
   });
 }
 
-/** Of native/kernels/attention/latent.cuh. */
-const LATENT = { D: 576, Dv: 512, rows: 64, keys: 32, stages: 2, threads: 256 } as const;
+/** Of native/kernels/attention/latent.cuh: tiles of the most keys that fit. */
+const LATENT = { D: 576, Dv: 512, rows: 64, keys: [64, 32], stages: 2, threads: 256, merged: 4 } as const;
 /** Fewest keys of a part: what its result costs, 64 rows of 512 in float32, is then a quarter of what it reads and stays in the level 2 cache. */
 const SMALLEST_LATENT_PART = 512;
+/** Bytes of shared memory for latent rows: queries and stages of keys in rows of 16 bytes more than their numbers, weights. */
+function latentBytes(keys: number): number {
+  const { rows, stages, D } = LATENT;
+  return (rows + stages * keys) * (2 * D + 16) + 2 * rows * keys;
+}
 
 /** The kernel for pages whose values are a prefix of their keys, or undefined where the shared memory is too small for it. */
 export function latentKernel(p: DecodeProblem, limits: DeviceLimits): DecodeSchedule | undefined {
-  const { rows, keys, stages, threads } = LATENT;
+  const { rows, threads, merged } = LATENT;
   const name = p.dtype === "bfloat16" ? "bf16" : p.dtype === "float16" ? "f16" : undefined;
-  const width = 2 * LATENT.D + 16;
-  const shared = (rows + stages * keys) * width + rows * (2 * keys + 16) + 4 * rows * 4 + 16;
-  if (
-    name === undefined ||
-    p.storage !== "float" ||
-    p.D > LATENT.D ||
-    p.Dv > LATENT.Dv ||
-    shared > limits.sharedPerBlock
-  )
+  const keys = LATENT.keys.find((n) => latentBytes(n) <= limits.sharedPerBlock);
+  if (name === undefined || p.storage !== "float" || p.D > LATENT.D || p.Dv > LATENT.Dv || keys === undefined)
     return undefined;
-  return meeting(p, rows, SMALLEST_LATENT_PART, { kernel: `heed_cuda_latent_${name}`, threads, shared });
+  // What the sequences' parts and tiles can be at most, however tokens and pages are shared out among them.
+  const parts = Math.floor(p.capacity / SMALLEST_LATENT_PART) + p.N;
+  const isCut = p.capacity > SMALLEST_LATENT_PART;
+  const tiles = p.G % rows === 0 ? (p.T * p.G) / rows : p.tiles(rows);
+  const blocks = tiles + (isCut ? (parts - p.N) * Math.ceil(p.G / rows) : 0);
+  const launch = { kernel: `heed_cuda_latent_${name}_${keys}`, threads, shared: latentBytes(keys) };
+  const merge = { kernel: `heed_cuda_latent_merge_${name}`, threads: 32 * merged, shared: 0 };
+  return {
+    launch: { ...launch, grid: [blocks, p.Hkv, 1] },
+    ...(isCut && { merge: { ...merge, grid: [p.N, p.Hkv, Math.ceil(p.G / merged)] } }),
+    part: SMALLEST_LATENT_PART,
+    counters: 0,
+    partial: isCut ? (parts + 1) * p.Hkv * p.G * (p.Dv + 4) : 0,
+  };
 }
 /** A launch whose blocks take parts of sequences, and the memory in which these meet. */
 function meeting(p: DecodeProblem, rows: number, part: number, launch: Omit<Launch, "grid">): DecodeSchedule {
@@ -182,6 +197,6 @@ function meeting(p: DecodeProblem, rows: number, part: number, launch: Omit<Laun
     launch: { ...launch, grid: [p.tiles(rows), p.Hkv, parts] },
     part,
     counters: parts > 1 ? p.N * p.Hkv * tiles : 0,
-    partial: parts > 1 ? slots * p.Hkv * p.G * (p.Dv + 2) : 0,
+    partial: parts > 1 ? slots * p.Hkv * p.G * (p.Dv + 4) : 0,
   };
 }

@@ -42,11 +42,18 @@ async function check(args: CheckArguments, engine: CudaEngine): Promise<Report> 
   const date = new Date().toISOString();
   return { date, commit: await commit(), engine: engine.name, device: engine.cuda, outcomes, speeds };
 }
+/** Makes the folder for the report before the checks run, which take minutes. Throws TypeError in words where it cannot be one. */
+async function makeFolder(out: string): Promise<void> {
+  try {
+    await mkdir(out, { recursive: true });
+  } catch (error) {
+    throw new TypeError(`--out ${out} cannot be a folder: ${(error as Error).message}`, { cause: error });
+  }
+}
 async function main(args: CheckArguments): Promise<number> {
   const engine = args.engine === "cuda" ? cuda() : cudaEmulated();
   const report = await check(args, engine);
   if (args.out !== undefined) {
-    await mkdir(args.out, { recursive: true });
     await Bun.write(join(args.out, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
     await Bun.write(join(args.out, "report.svg"), picture(report));
   }
@@ -56,7 +63,9 @@ async function main(args: CheckArguments): Promise<number> {
 
 let args: CheckArguments | undefined;
 try {
-  args = parseArguments(process.argv.slice(2));
+  const parsed = parseArguments(process.argv.slice(2));
+  if (!parsed.help && parsed.out !== undefined) await makeFolder(parsed.out);
+  args = parsed;
 } catch (error) {
   console.error(`${(error as Error).message}\n\n${usage}`);
   process.exitCode = 2;

@@ -63,6 +63,13 @@ describe("the command line", () => {
     expect(err).toContain("Unknown option");
     expect(err).toContain("bun run gpu:check");
   });
+  test("an --out that is a file is refused before anything runs", async () => {
+    const file = join(folder, "a file");
+    await Bun.write(file, "");
+    const { code, out, err } = await start("--engine", "cuda-emulated", "--quick", "--out", file);
+    expect([code, out]).toEqual([2, ""]);
+    expect(err).toMatch(/^--out .* cannot be a folder: /);
+  });
   test.skipIf(cudaRefusal() === undefined)(
     "without a device ends with the one error of the engine",
     async () => {

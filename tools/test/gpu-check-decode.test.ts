@@ -13,7 +13,7 @@ const KERNELS: Readonly<Record<string, string>> = {
   float8e4m3: "heed_cuda_decode_bf16_128_codes",
   int8: "heed_cuda_decode_bf16_128_codes",
   int4: "heed_cuda_decode_bf16_128_int4",
-  "bfloat16 latent": "heed_cuda_latent_bf16",
+  "bfloat16 latent": "heed_cuda_latent_bf16_64",
 };
 const kindOf = ({ storage, headDim, valueDim }: DecodeShape): string =>
   `${storage}${valueDim < headDim ? " latent" : ""}`;

@@ -289,7 +289,26 @@ template <typename T> void Halves(uint32_t infinity) {
   Check(from_float<T>(INFINITY).bits == infinity && from_float<T>(-INFINITY).bits == (infinity | 0x8000), "infinity");
   Check(from_float<T>(NAN).bits == 0x7fff && std::isnan(to_float(T{0x7fff})) && std::isnan(to_float(T{0xffff})), "NaN");
 }
+// OCP 8-bit floating point, 4 exponent bits of bias 7 and 3 mantissa bits; no infinity, and one NaN of each sign.
+double E4m3(uint32_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const double size = exponent == 0 ? ldexp(mantissa, -9) : ldexp(8 + mantissa, exponent - 10);
+  return code & 0x80 ? -size : size;
+}
+void Codes() {
+  for (uint32_t code = 0; code < 256; code++) {
+    const Pair x = unpack2<f16>(e4m3_to_f16x2(static_cast<uint16_t>(code | (255 - code) << 8)));
+    const auto same = [](float got, uint32_t wanted) {
+      return (wanted & 0x7f) == 0x7f ? std::isnan(got) : got == E4m3(wanted) && std::signbit(got) == (wanted >= 0x80);
+    };
+    Check(same(x.low, code) && same(x.high, 255 - code), "e4m3 codes %x and %x are %g and %g", code, 255 - code, x.low, x.high);
+  }
+  Check(permute_bytes(0x33221100, 0x77665544, 0x7250) == 0x77225500 && permute_bytes(0x33221100, 0x77665544, 0x3210) == 0x33221100, "bytes in another order");
+  Check(subtract2<f16>(pack2<f16>(3, -1), pack2<f16>(1, 4)) == pack2<f16>(2, -5), "differences of float16");
+  Check(subtract2<bf16>(pack2<bf16>(256, 1), pack2<bf16>(128, 0x1p-9f)) == pack2<bf16>(128, 1), "differences of bfloat16, rounded");
+}
 void Numbers() {
+  Codes();
   Halves<f16>(0x7c00);
   Halves<bf16>(0x7f80);
   Check(to_float(f16{1}) == 0x1p-24f && to_float(f16{0x7bff}) == 65504.0f && to_float(f16{0x3c00}) == 1.0f, "float16");

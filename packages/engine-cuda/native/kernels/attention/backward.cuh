@@ -90,7 +90,8 @@ struct Backward {
       const bool there = at < end;
       load_row(own_tile(), row, !there ? s.k : kByKeys ? key_at(s, at) : bytes_of(p.q, row_element(p.q, s, at)), d, there);
       load_row(own_wide(), row, !there ? s.k : kByKeys ? value_at(s, at) : bytes_of(p.d_out, row_element(p.d_out, s, at)), dv, there);
-      if (!kByKeys && thread_x() % 8 == 0) copy_async_16(own_wide().at(row, Tile<kDv>::kChunks), unit_of(args.statistics, there ? static_cast<uint32_t>(statistics_unit(at)) : 0), there);
+      if (!kByKeys && thread_x() % 8 == 0)
+        copy_async_16(own_wide().at(row, Tile<kDv>::kChunks), unit_of(args.statistics, there ? static_cast<uint32_t>(statistics_unit(at)) : 0), there);
     }
   }
 
@@ -98,7 +99,9 @@ struct Backward {
   // they are two, so that what they write at once lies in different banks.
   DEVICE static int copied_row() { return warp() * (32 / kRowLanes) + lane() / 8 + lane() % 8 / kRowLanes * 4; }
   static constexpr int kUnit = 8;  // elements of 16 bytes; every row begins with one
-  DEVICE static const unsigned char* unit_of(const void* data, uint32_t unit) { return static_cast<const unsigned char*>(data) + static_cast<uint64_t>(unit) * 16; }
+  DEVICE static const unsigned char* unit_of(const void* data, uint32_t unit) {
+    return static_cast<const unsigned char*>(data) + static_cast<uint64_t>(unit) * 16;
+  }
   // Where that row of the tile from `first` on lies takes a division by the heads of a group; that of the tiles behind it does not, where
   // a tile is whole tokens.
   DEVICE void seek(int first) {
@@ -120,7 +123,8 @@ struct Backward {
     UNROLL for (int n = 0; n < (Tile<kWidth>::kChunks + kRowLanes - 1) / kRowLanes; n++) {
       const bool inside = Tile<kWidth>::kChunks % kRowLanes == 0 || n * kRowLanes + lane() % kRowLanes < Tile<kWidth>::kChunks;
       const bool valid = kWhole || (there && (n * kRowLanes + lane() % kRowLanes) * 8 < width);
-      if (inside) copy_async_16(to + n * kRowLanes * 16, valid ? source + n * kRowLanes * 16 : static_cast<const unsigned char*>(args.statistics), valid);
+      if (inside)
+        copy_async_16(to + n * kRowLanes * 16, valid ? source + n * kRowLanes * 16 : static_cast<const unsigned char*>(args.statistics), valid);
     }
   }
   template <bool kWhole>
@@ -129,7 +133,8 @@ struct Backward {
     const uint32_t to = other_tile(stage).at(row, column), to_wide = other_wide(stage).at(row, column);
     copy_row<kWhole, kD>(to, unit_of((kByKeys ? p.q : p.k).data, from), d, there);
     copy_row<kWhole, kDv>(to_wide, unit_of((kByKeys ? p.d_out : p.v).data, from_wide), dv, there);
-    if (kByKeys && lane() % kRowLanes == 0) copy_async_16(to_wide + Tile<kDv>::kChunks * 16, unit_of(args.statistics, there ? from_statistics : 0), there);
+    if (kByKeys && lane() % kRowLanes == 0)
+      copy_async_16(to_wide + Tile<kDv>::kChunks * 16, unit_of(args.statistics, there ? from_statistics : 0), there);
   }
   // Of the tile that was sought; rows out of `valid` become zeros.
   DEVICE void load_other(int first, Range valid, int stage) const {
@@ -258,7 +263,8 @@ struct Backward {
   DEVICE void weigh_all(int stage) {
     const float scale = static_cast<float>(rules.scale) * kLog2E;
     RowStatistics mine[kTall][2] = {};
-    if constexpr (!kByKeys) UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int u = 0; u < 2; u++) mine[t][u] = statistics_at(own_wide(), own_at(t, u) - own);
+    if constexpr (!kByKeys)
+      UNROLL for (int t = 0; t < kTall; t++) UNROLL for (int u = 0; u < 2; u++) mine[t][u] = statistics_at(own_wide(), own_at(t, u) - own);
     UNROLL for (int n = 0; n < kFrags; n++) {
       UNROLL for (int e = 0; e < 2; e++) {
         const RowStatistics others = kByKeys ? statistics_at(other_wide(stage), n * 8 + column() + e) : RowStatistics{0, 0};

@@ -26,11 +26,13 @@ struct TileCopy {
     if (kRows % kPass != 0 && row() + number * kPass >= kRows) return;
     UNROLL for (int across = 0; across < kChunks; across += kAcross) {
       const bool valid = (chunk() + across) * 8 < width;
-      copy_async_16(tile.at(row(), chunk()) + number * kPass * Tile<kWidth>::kPitch + across * 16, valid ? from + (chunk() + across) * 16 : from, valid);
+      copy_async_16(tile.at(row(), chunk()) + number * kPass * Tile<kWidth>::kPitch + across * 16,
+                    valid ? from + (chunk() + across) * 16 : from, valid);
     }
   }
   // Tokens first .. first + kRows - 1, all there; `first` a multiple of kRows. start, token_bytes, page_bytes: of s, for keys or values.
-  DEVICE void copy(const Tile<kWidth>& tile, const Sequence& s, const unsigned char* start, int64_t token_bytes, int64_t page_bytes, int first, int width) const {
+  DEVICE void copy(const Tile<kWidth>& tile, const Sequence& s, const unsigned char* start, int64_t token_bytes, int64_t page_bytes, int first,
+                   int width) const {
     if (!s.pages) {
       const unsigned char* from = start + (first + row()) * token_bytes;
       UNROLL for (int n = 0; n < kPasses; n++, from += kPass * token_bytes) pass(tile, n, from, width);

@@ -17,6 +17,7 @@ export * from "./oracle/rms-norm.ts";
 export * from "./oracle/rope.ts";
 export * from "./pages.ts";
 export * from "./poison.ts";
+export * from "./quantised-pages.ts";
 export * from "./rng.ts";
 export * from "./tolerance.ts";
 export * from "./vectors.ts";

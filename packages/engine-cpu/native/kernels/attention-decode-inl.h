@@ -47,14 +47,19 @@ HEED_INLINE void DotStep(Vec<T> (&sums)[Width<T>], const T* q, int64_t q_row, co
   }
 }
 
-/// One task: up to kDecodeRows rows, in groups of at most four.
+/// Where the walk of a task stands: a block of keys, and a key head among the task's.
+struct DecodePlace {
+  int64_t j0, head;
+};
+/// One task: up to kDecodeRows rows of each of its key heads, in groups of at most four.
 template <class T, class K> struct DecodeTask : TaskRows<T> {
   using Base = TaskRows<T>;
-  using Base::a, Base::s, Base::block, Base::rows, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local,
+  using Base::a, Base::s, Base::block, Base::rows, Base::head, Base::q, Base::p, Base::out, Base::sum, Base::m, Base::alpha, Base::range, Base::Local,
       Base::Union, Base::HasGap;
   static constexpr int kGroup = Width<T> < 4 ? Width<T> : 4;
   static constexpr bool kGroups = __is_same(T, float) && __is_same(K, float);
   int64_t padded, D, Dv;  // rows, D and Dv rounded up
+  T* heads;               // what each key head keeps from block to block, HeadSize numbers
   const char *key_rows[2][kKeyBlock], *value_rows[2][kKeyBlock];
   int64_t rows_ahead;
   bool more = false;  // whether next_keys and next_values are there
@@ -63,22 +68,34 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
   LinesAhead ahead;
   T key_scales[kKeyBlock], value_scales[kKeyBlock];  // of the rows, when K is a code
 
-  static int64_t Bytes(int64_t rows, int64_t D, int64_t Dv) {
+  /// Numbers that a key head keeps: q, out, sum, m.
+  static int64_t HeadSize(int64_t padded, int64_t D, int64_t Dv) {
+    return padded * (Padded<T>(D) + Padded<T>(Dv) + Width<T>) + RoundUp(padded, 16);
+  }
+  static int64_t Bytes(int64_t rows, int64_t heads, int64_t D, int64_t Dv) {
     const int64_t padded = RoundUp(rows, 4);
-    return (padded * (Padded<T>(D) + kKeyBlock + Padded<T>(Dv) + Width<T>) + 2 * RoundUp(padded, 16)) * static_cast<int64_t>(sizeof(T)) +
+    return (padded * kKeyBlock + RoundUp(padded, 16) + heads * HeadSize(padded, D, Dv)) * static_cast<int64_t>(sizeof(T)) +
            padded * static_cast<int64_t>(sizeof(KeyRange));
   }
   DecodeTask(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of, char* scratch)
       : Base(problem, sequence, of), padded(RoundUp(Base::rows, 4)), D(Padded<T>(problem.D)), Dv(Padded<T>(problem.Dv)),
         rows_ahead(RowsAhead(problem.D > problem.Dv ? problem.D : problem.Dv)) {
-    q = reinterpret_cast<T*>(scratch);
-    p = q + padded * D;
-    out = p + padded * kKeyBlock;
+    p = reinterpret_cast<T*>(scratch);
+    alpha = p + padded * kKeyBlock;
+    range = reinterpret_cast<KeyRange*>(alpha + RoundUp(padded, 16));
+    heads = reinterpret_cast<T*>(range + padded);
+    unpacked = reinterpret_cast<T*>(scratch + Bytes(Base::rows, of.heads, problem.D, problem.Dv));
+  }
+  /// Turns to the rows of a key head of the task's.
+  void Turn(int64_t to) {
+    head = block.head + to;
+    q = heads + to * HeadSize(padded, a.D, a.Dv);
+    out = q + padded * D;
     sum = out + padded * Dv;
     m = sum + padded * Width<T>;
-    alpha = m + RoundUp(padded, 16);
-    range = reinterpret_cast<KeyRange*>(alpha + RoundUp(padded, 16));
-    unpacked = reinterpret_cast<T*>(scratch + Bytes(Base::rows, problem.D, problem.Dv));
+  }
+  DecodePlace After(const DecodePlace& at) const {
+    return at.head + 1 < block.heads ? DecodePlace{at.j0, at.head + 1} : DecodePlace{block.keys.After(at.j0), 0};
   }
   /// How far ahead rows are asked for: 12 KiB. Of float32 and bfloat16 rows of 128 numbers, at 32,768 keys and in pages of 64, a block ahead took
   /// 1.08 and 1.10 times as long, since what waits to be used crowds the rest out of the first-level cache; 4 KiB took 1.1 times as long.
@@ -191,16 +208,16 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       for (int64_t d = 0; d < a.Dv; d++) to[d] += p[r * kKeyBlock + j] * (ToFloat(row[d]) / static_cast<T>(kUnit<K>));
     }
   }
-  void Block(int64_t j0) {
+  void Block(int64_t j0, const DecodePlace& after) {
     const KeyRange seen = Union(0, rows - 1, j0);
     const int64_t low = seen.first, high = seen.end;
     if (low >= high) return;
     bool first = !Unpacks(), grouped = Grouped(j0);
     if (grouped) {
-      LookAhead(block.keys.After(j0));
+      LookAhead(after);
       GroupedDots(j0, high);
     } else {
-      if (Unpacks()) UnpackBlock(a, s, a.coded_k, block.head, j0, block.keys.end, unpacked, keys);
+      if (Unpacks()) UnpackBlock(a, s, a.coded_k, head, j0, block.keys.end, unpacked, keys);
       Groups([&](auto n, int64_t r) {
         Dots<decltype(n)::value>(r, high, first);
         first = false;
@@ -211,7 +228,7 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     const bool same = !drops && a.rules.apply_mask == nullptr && Base::SeeAlike(0, rows - 1, low, high, j0);
     // Where rows see different values, numbers: whether a hidden one is NaN must not decide how the others are rounded.
     if (!same) grouped = false;
-    if (Unpacks() && !grouped) UnpackBlock(a, s, a.coded_v, block.head, j0, block.keys.end, unpacked, values);
+    if (Unpacks() && !grouped) UnpackBlock(a, s, a.coded_v, head, j0, block.keys.end, unpacked, values);
     const bool select = !same && !grouped && !Finite(low, high), plain = a.rules.Plain();
     for (int64_t r = 0; r < rows; r++) {
       T* row = p + r * kKeyBlock;
@@ -242,15 +259,16 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     return sealed;
   }
   int64_t BlockKeys(int64_t j0) const { return block.keys.end - j0 < kKeyBlock ? block.keys.end - j0 : kKeyBlock; }
-  HalfBlock HalfOf(const CodedPages<T>& of, int64_t token) const {
-    return HalfBlockAt(of, s.pages[token / a.page_size * a.page_step], block.head, token % a.page_size);
+  HalfBlock HalfOf(const CodedPages<T>& of, int64_t token, int64_t of_head) const {
+    return HalfBlockAt(of, s.pages[token / a.page_size * a.page_step], of_head, token % a.page_size);
   }
-  /// Lists what the block at j0 will read.
-  void LookAhead(int64_t j0) {
+  /// Lists what the block there will read.
+  void LookAhead(const DecodePlace& there) {
+    const int64_t j0 = there.j0, of_head = block.head + there.head;
     ahead.next = ahead.count = 0;
     if (j0 >= block.keys.end || !Grouped(j0)) return;
-    for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_k, j0 + from), a.coded_k);
-    for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_v, j0 + from), a.coded_v);
+    for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_k, j0 + from, of_head), a.coded_k);
+    for (int64_t from = 0; from < BlockKeys(j0); from += kCodeGroup) ahead.Add(HalfOf(a.coded_v, j0 + from, of_head), a.coded_v);
   }
   /// Dots of the keys [0, high) of the block, half a block at a time.
   void GroupedDots(int64_t j0, int64_t high) {
@@ -259,7 +277,7 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       float* scaled = unpacked + UnpackedRows(a);  // [padded][pitch]
       uint32_t* words = reinterpret_cast<uint32_t*>(scaled + UnpackedRows(a));
       for (int64_t from = 0; from < high; from += kCodeGroup) {
-        const HalfBlock keys_at = HalfOf(a.coded_k, j0 + from);
+        const HalfBlock keys_at = HalfOf(a.coded_k, j0 + from, head);
         TransposeWords(keys_at, CodeWords(a.D), words);
         Groups([&](auto n, int64_t r) {
           constexpr int R = decltype(n)::value;
@@ -275,7 +293,7 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
     if constexpr (kGroups) {
       constexpr int64_t at_once = kRegisters == 32 ? 2 : 1, wide = at_once * kCodeGroup;
       const int64_t halves = Divide(high, kCodeGroup);
-      const HalfBlock half[2] = {HalfOf(a.coded_v, j0), HalfOf(a.coded_v, j0 + (halves - 1) * kCodeGroup)};
+      const HalfBlock half[2] = {HalfOf(a.coded_v, j0, head), HalfOf(a.coded_v, j0 + (halves - 1) * kCodeGroup, head)};
       for (int64_t c = 0; c < a.Dv; c += wide) {
         Groups([&](auto n, int64_t r) {
           if (c + wide <= a.Dv) AddGroups<decltype(n)::value, at_once>(half, r, c, low, high);
@@ -309,10 +327,6 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       else AddCodes<R, N, 1>(half, from, low, high, weights, offset, alpha + r, to + o, Dv, ahead);
     }
   }
-  /// Blocks that are unpacked: keys, and in their place the values.
-  void RunUnpacked() {
-    for (int64_t j0 = block.keys.Begin(); j0 < block.keys.end; j0 = block.keys.After(j0)) Block(j0);
-  }
   /// Asks for every eighth row of the next block, 4 KiB apart in float32 rows of 128: its addresses are then translated when the rest of the
   /// rows is asked for. Float32 took 1.2 times as long without (32,768 keys, contiguous and in pages of 64).
   void TouchNext() const {
@@ -321,40 +335,47 @@ template <class T, class K> struct DecodeTask : TaskRows<T> {
       __builtin_prefetch(next_values[j], 0, 2);
     }
   }
-  void FindNext(int64_t j0) {
-    FindRows(a, s, a.k, a.k_strides, block.head, j0, block.keys.end, next_keys);
-    FindRows(a, s, a.v, a.v_strides, block.head, j0, block.keys.end, next_values);
+  void FindNext(const DecodePlace& at) {
+    FindRows(a, s, a.k, a.k_strides, block.head + at.head, at.j0, block.keys.end, next_keys);
+    FindRows(a, s, a.v, a.v_strides, block.head + at.head, at.j0, block.keys.end, next_values);
   }
-  void Run(T* partial) {
-    Base::Start(padded, D, partial == nullptr);
-    if (Unpacks()) {
-      RunUnpacked();
-      return Base::End(partial);
+  /// Makes the next rows those of the block here, and asks for those of the block after it.
+  void Advance(int64_t j0, const DecodePlace& after) {
+    const char **k = keys, **v = values;
+    keys = next_keys, values = next_values;
+    next_keys = k, next_values = v;
+    if constexpr (kIsCode<K>) {
+      FindScales(a, s, *a.coded_k.scales, head, j0, block.keys.end, key_scales);
+      FindScales(a, s, *a.coded_v.scales, head, j0, block.keys.end, value_scales);
     }
-    const KeySpan& span = block.keys;
-    if (span.Begin() < span.end) FindNext(span.Begin());
-    for (int64_t j0 = span.Begin(), next; j0 < span.end; j0 = next) {
-      next = span.After(j0);
-      const char **k = keys, **v = values;
-      keys = next_keys, values = next_values;
-      next_keys = k, next_values = v;
-      if constexpr (kIsCode<K>) {
-        FindScales(a, s, *a.coded_k.scales, block.head, j0, block.keys.end, key_scales);
-        FindScales(a, s, *a.coded_v.scales, block.head, j0, block.keys.end, value_scales);
-      }
-      more = next < span.end;
-      if (more) {
-        FindNext(next);
-        TouchNext();
-      }
-      Block(j0);
+    more = after.j0 < block.keys.end;
+    if (!more) return;
+    FindNext(after);
+    TouchNext();
+  }
+  /// Partial results of the next key head stand `partial_step` further.
+  void Run(T* partial, int64_t partial_step) {
+    for (int64_t h = 0; h < block.heads; h++) {
+      Turn(h);
+      Base::Start(padded, D, partial == nullptr);
     }
-    Base::End(partial);
+    DecodePlace at = {block.keys.Begin(), 0};
+    if (!Unpacks() && at.j0 < block.keys.end) FindNext(at);
+    for (DecodePlace after; at.j0 < block.keys.end; at = after) {
+      after = After(at);
+      Turn(at.head);
+      if (!Unpacks()) Advance(at.j0, after);
+      Block(at.j0, after);
+    }
+    for (int64_t h = 0; h < block.heads; h++) {
+      Turn(h);
+      Base::End(partial == nullptr ? nullptr : partial + h * partial_step);
+    }
   }
 };
 template <class T, class K>
-HEED_NOINLINE void Decode(const Problem<T>& a, const Sequence& s, const RowBlock& block, char* scratch, T* partial) {
+HEED_NOINLINE void Decode(const Problem<T>& a, const Sequence& s, const RowBlock& block, char* scratch, T* partial, int64_t partial_step) {
   DecodeTask<T, K> task(a, s, block, scratch);
-  task.Run(partial);
+  task.Run(partial, partial_step);
 }
 }  // namespace heed::HEED_ISA

@@ -46,7 +46,7 @@ struct KeySpan {
 
 /// Rows of one task, with its share of the keys.
 struct RowBlock {
-  int64_t head;            // key head
+  int64_t head, heads;     // first key head, number of them: more than one in decoding alone
   int64_t query, queries;  // first query, number of queries
   KeySpan keys;
 };
@@ -65,7 +65,7 @@ template <class T> struct Problem {
   void (*store_out)(char* to, int64_t step, const T* from, int64_t n, T factor);
   void (*pack_keys)(T* to, const char* const* rows, int64_t step, int64_t D);
   bool (*pack_values)(T* to, const char* const* rows, int64_t step, int64_t Dv);
-  void (*decode)(const Problem&, const Sequence&, const RowBlock&, char* scratch, T* partial);
+  void (*decode)(const Problem&, const Sequence&, const RowBlock&, char* scratch, T* partial, int64_t partial_step);
   int64_t kv_bytes;  // of one key or value element
   // Quantised pages, which k and v then are the codes of. `unpack` is NULL for floats.
   CodedPages<T> coded_k, coded_v;
@@ -208,15 +208,15 @@ template <class T> struct TaskRows {
   const Problem<T>& a;
   const Sequence& s;
   const RowBlock& block;
-  int64_t rows;
+  int64_t rows, head;  // of one key head
   T *q, *p, *out, *sum, *m, *alpha;  // [rows][..], [rows][kKeyBlock], [rows][Padded(Dv)], [rows][Width], [rows], [rows]
   KeyRange* range;                   // [rows]: keys that a row may see by its window, within the task's
   int64_t sinks;                     // keys below it may be seen, too
 
   TaskRows(const Problem<T>& problem, const Sequence& sequence, const RowBlock& of)
-      : a(problem), s(sequence), block(of), rows(of.queries * problem.G), sinks(problem.rules.SinkTokens()) {}
+      : a(problem), s(sequence), block(of), rows(of.queries * problem.G), head(of.head), sinks(problem.rules.SinkTokens()) {}
   int64_t Query(int64_t r) const { return block.query + (r < rows ? r : rows - 1) / a.G; }
-  int64_t Head(int64_t r) const { return block.head * a.G + (r < rows ? r : rows - 1) % a.G; }
+  int64_t Head(int64_t r) const { return head * a.G + (r < rows ? r : rows - 1) % a.G; }
   RowAt At(int64_t r) const { return {s.batch, Head(r), Query(r), s.offset + Query(r)}; }
   static int64_t Clamp(int64_t key) { return key < 0 ? 0 : key > kKeyBlock ? kKeyBlock : key; }
   /// Whether of the block at j0 row r sees sink tokens alone: its window begins behind.
@@ -270,10 +270,10 @@ template <class T> struct TaskRows {
       const KeyRange seen = a.rules.Visible(s.offset + block.query + query, s.length);
       const KeySpan& keys = block.keys;
       const KeyRange mine = {seen.first > keys.first ? seen.first : keys.first, seen.end < keys.end ? seen.end : keys.end};
-      const char* from = s.q + (block.query + query) * a.q_strides.row + block.head * a.G * a.q_strides.head;
+      const char* from = s.q + (block.query + query) * a.q_strides.row + head * a.G * a.q_strides.head;
       for (int64_t g = 0; g < a.G; g++, r++, from += a.q_strides.head) {
         range[r] = mine;
-        StartRow(r, q_row, from, block.head * a.G + g, with_sink);
+        StartRow(r, q_row, from, head * a.G + g, with_sink);
       }
     }
     for (int64_t r = rows; r < padded; r++) {

@@ -13,6 +13,9 @@ constexpr int64_t kWaveTasks = 1 << 16;
 constexpr int64_t kShortestSplit = 512;    // keys of a task at least: of 256 float16 keys, 8 us, starting the task is a tenth
 constexpr int64_t kLongestSplit = 4096;
 constexpr int64_t kWantedTasks = 32;       // of a decode step, where the keys are long enough
+constexpr int64_t kThreadTasks = 4;        // of a thread at least, when a task takes several key heads
+constexpr int64_t kNearHeads = 64 << 10;   // bytes from a head's row to the next head's, at most, for one task to take both
+constexpr int64_t kHeadsBytes = 64 << 10;  // of what a task keeps for its heads, at most: half a second-level cache of 128 KiB
 
 /// How one unit is computed.
 struct UnitPlan {
@@ -23,6 +26,7 @@ struct UnitPlan {
 };
 struct AttentionTask {
   int64_t sequence, partial, packed, finite;  // indices into the wave's buffers; -1: none
+  int64_t partial_step;                       // from a key head to the next
   KeySpan packed_keys;
   int64_t cost;
   RowBlock block;
@@ -57,6 +61,24 @@ template <class T> int64_t SplitLength(const Problem<T>& a) {
   const int64_t split = RoundUp(keys / kWantedTasks, kKeyBlock);
   return split < kShortestSplit ? kShortestSplit : split > kLongestSplit ? kLongestSplit : split;
 }
+/// Key heads that a decode task walks together, key block by key block. Where the heads' rows lie side by side, as in a page or in
+/// token-major tensors, memory is then read in longer runs. Changes no result: the parts of keys and their order stay those of one head.
+template <class T> int64_t HeadsTogether(const Problem<T>& a, int64_t split) {
+  const int64_t near_k = a.k_strides.head < 0 ? -a.k_strides.head : a.k_strides.head;
+  const int64_t near_v = a.v_strides.head < 0 ? -a.v_strides.head : a.v_strides.head;
+  if (near_k > kNearHeads || near_v > kNearHeads) return 1;
+  int64_t tasks = 0, rows = 1;
+  for (int64_t n = 0; n < a.sequences; n++) {
+    const Sequence s = a.sequence(a, n);
+    const UnitPlan u = PlanUnit(a, s, split);
+    if (!u.decode) continue;
+    tasks += u.splits * a.Hkv;
+    if (s.queries * a.G > rows) rows = s.queries * a.G;
+  }
+  const int64_t kept = DecodeTask<T, T>::HeadSize(RoundUp(rows, 4), a.D, a.Dv) * static_cast<int64_t>(sizeof(T));
+  const int64_t fit = kHeadsBytes / kept, spare = tasks / (kThreadTasks * Threads()), most = fit < spare ? fit : spare;
+  return most < 1 ? 1 : most < a.Hkv ? most : a.Hkv;
+}
 /// Longest first; Shell's sort with Ciura's gaps.
 HEED_NOINLINE void SortTasks(AttentionTask* tasks, int64_t n) {
   constexpr int64_t gaps[] = {57375, 25500, 11333, 5037, 2239, 995, 442, 196, 87, 39, 17, 7, 3, 1};
@@ -73,7 +95,7 @@ HEED_NOINLINE void SortTasks(AttentionTask* tasks, int64_t n) {
 /// A range of units that is computed together.
 template <class T> struct Wave {
   const Problem<T>& a;
-  int64_t split;
+  int64_t split, together;
   int64_t units = 0, tasks = 0, packed_blocks = 0, partials = 0;  // partials: numbers
   bool out_of_memory = false;
   Unit* unit = nullptr;
@@ -117,28 +139,34 @@ template <class T> struct Wave {
   }
   /// Lists the units from `next` on and their tasks.
   void List(int64_t next) {
-    int64_t blocks = 0, numbers = 0, count = 0;
+    int64_t blocks = 0, numbers = 0, count = 0, taken = 0;  // taken: units, by tasks listed before
     for (int64_t i = 0; i < units; i++, next++) {
       const int64_t sequence = next / a.Hkv;
       const Sequence s = a.sequence(a, sequence);
       const UnitPlan u = PlanUnit(a, s, split);
       unit[i] = {sequence, next % a.Hkv, u, u.splits > 1 ? numbers : -1, u.packed_blocks > 0 ? blocks : -1, blocks};
-      ListTasks(unit[i], s, &count);
+      if (taken == 0) {
+        taken = 1;
+        while (u.decode && taken < together && i + taken < units && unit[i].head + taken < a.Hkv) taken++;
+        ListTasks(unit[i], s, taken, &count);
+      }
+      taken--;
       blocks += u.packed_blocks;
       numbers += PartialSize(u, s);
     }
     tasks = count;
     SortTasks(task, tasks);
   }
-  void ListTasks(const Unit& of, const Sequence& s, int64_t* count) {
+  /// Of `heads` units from `of` on, which have one plan.
+  void ListTasks(const Unit& of, const Sequence& s, int64_t heads, int64_t* count) {
     const UnitPlan& u = of.plan;
     const int64_t begin = u.keys.WindowBegin(), per_block = BlockQueries(a.G);
     for (int64_t r = 0; r < u.row_blocks; r++)
       for (int64_t c = 0; c < u.splits; c++) {
         AttentionTask& t = task[(*count)++];
-        t = {of.sequence, of.partial, of.packed, of.finite, u.keys, 0, {}, u.decode};
+        t = {of.sequence, of.partial, of.packed, of.finite, PartialSize(u, s), u.keys, 0, {}, u.decode};
         const int64_t left = s.queries - r * per_block;
-        t.block = {of.head, r * per_block, left < per_block ? left : per_block, {}};
+        t.block = {of.head, heads, r * per_block, left < per_block ? left : per_block, {}};
         KeySpan& keys = t.block.keys;
         if (u.splits > 1) {
           const int64_t from = begin + c * split;
@@ -147,7 +175,7 @@ template <class T> struct Wave {
         } else {
           keys = SpanOf(a, s, t.block.query, t.block.queries);
         }
-        t.cost = (keys.sinks + keys.end - keys.first) * t.block.queries;
+        t.cost = (keys.sinks + keys.end - keys.first) * t.block.queries * heads;
       }
   }
   /// The block with this number among all packed blocks of the wave.
@@ -171,14 +199,14 @@ template <class T> struct Wave {
     const Sequence s = a.sequence(a, t.sequence);
     const int64_t rows = t.block.queries * a.G;
     T* to = t.partial < 0 ? nullptr : partial + t.partial;
-    const int64_t bytes = t.decode ? DecodeTask<T, T>::Bytes(rows, a.D, a.Dv) : PrefillTask<T>::Bytes(rows, a.D, a.Dv, t.packed < 0);
+    const int64_t bytes = t.decode ? DecodeTask<T, T>::Bytes(rows, t.block.heads, a.D, a.Dv) : PrefillTask<T>::Bytes(rows, a.D, a.Dv, t.packed < 0);
     const int64_t unpacked = t.decode || t.packed < 0 ? UnpackedSize(a) * static_cast<int64_t>(sizeof(T)) : 0;
     char* scratch = static_cast<char*>(ThreadScratch(bytes + unpacked));
     if (scratch == nullptr) {
       __atomic_store_n(&out_of_memory, true, __ATOMIC_RELAXED);
       return;
     }
-    if (t.decode) return a.decode(a, s, t.block, scratch, to);
+    if (t.decode) return a.decode(a, s, t.block, scratch, to, t.partial_step);
     const int64_t size = PackedSize<T>(a.D, a.Dv);
     Prefill(a, s, t.block, t.packed < 0 ? nullptr : packed + t.packed * size, t.packed < 0 ? nullptr : finite + t.packed,
             t.packed_keys, scratch, to);
@@ -213,9 +241,9 @@ template <class T> struct Wave {
 
 /// Attention of all sequences of a problem.
 template <class T> int RunAttention(const Problem<T>& a, const char* name) {
-  const int64_t total = a.sequences * a.Hkv, split = SplitLength(a);
+  const int64_t total = a.sequences * a.Hkv, split = SplitLength(a), together = HeadsTogether(a, split);
   for (int64_t next = 0; next < total;) {
-    Wave<T> wave{a, split};
+    Wave<T> wave{a, split, together};
     const int64_t after = wave.Take(next);
     if (!wave.Allocate()) wave.out_of_memory = true;
     if (!wave.out_of_memory) {

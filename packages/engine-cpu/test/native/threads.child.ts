@@ -7,6 +7,7 @@ import {
   linear,
   matmul,
   normRopeAppend,
+  pagedAttention,
   randn,
   rmsNorm,
   rmsNormBackward,
@@ -17,6 +18,7 @@ import {
   type Tensor,
   unary,
 } from "@heed/tensor";
+import { storedPages } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import { cpu, setThreads } from "../../src/index.ts";
 
@@ -27,6 +29,14 @@ const of = (shape: readonly number[], seed: number, dtype: "float32" | "bfloat16
 type Operation = (dtype: "float32" | "bfloat16") => readonly Tensor[];
 const qkv = (d: "float32" | "bfloat16") =>
   [of([1, 301, 4, 40], 1, d), of([1, 301, 2, 40], 2, d), of([1, 301, 2, 40], 3, d)] as const;
+/** Seven key heads side by side, keys in two parts: one thread walks three heads together, two or five threads one by one. */
+const cached = (d: "float32" | "bfloat16") => [of([700, 7, 40], 2, d), of([700, 7, 40], 3, d)] as const;
+const inPages =
+  (format: "int8" | "float8e4m3" | "int4"): Operation =>
+  (d) => {
+    const [k, v] = cached(d);
+    return [pagedAttention(of([2, 14, 40], 1, d), storedPages(format, k, v, 2, 64))];
+  };
 const OPERATIONS: Readonly<Record<string, Operation>> = {
   unary: (d) => [unary("exp", of([300_001], 1, d))],
   binary: (d) => [add(of([301, 999], 1, d), of([999], 2, d))],
@@ -62,6 +72,18 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     const [q, k, v] = qkv(d);
     return [attention(q.slice(1, 0, 1), k, v)];
   },
+  "attention of two queries over seven key heads": (d) => {
+    const [k, v] = cached(d);
+    const q = of([1, 2, 28, 40], 1, d);
+    const masked = { isCausal: true, window: { left: 650 }, sinkTokens: 3, sinks: of([28], 4, "float32") };
+    return [
+      attention(q, k.unsqueeze(0), v.unsqueeze(0)),
+      attention(q, k.unsqueeze(0), v.unsqueeze(0), masked),
+    ];
+  },
+  "attention over pages of int8": inPages("int8"),
+  "attention over pages of e4m3": inPages("float8e4m3"),
+  "attention over pages of int4": inPages("int4"),
   "attention backward": (d) => {
     const g = attentionVjp(...qkv(d), { isCausal: true }).backward(of([1, 301, 4, 40], 4, d));
     return [g.q, g.k, g.v];

@@ -1,12 +1,17 @@
 /** What storing in fewer bits costs: docs/kernels/paged-quantised.md states these bounds. */
 import { pagedAttention, scope, tensor, toFloat64 } from "@heed/tensor";
-import { createRng, quantisedFormats, type QuantisedFormat, type RowFormat } from "@heed/testkit";
+import {
+  createRng,
+  quantisedFormats,
+  type QuantisedFormat,
+  type RowFormat,
+  storedPages,
+} from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { decodeGroups, encodeGroups } from "../../../src/fused/quantised/groups.ts";
 import { E4M3, decodeRows, encodeRows } from "../../../src/fused/quantised/rows.ts";
 import { engines } from "../../engines.ts";
-import { stored } from "./support.ts";
 
 /** Rounding of the scale and of the quotient to float32. */
 const SLACK = 1 + 2 ** -20;
@@ -112,7 +117,7 @@ function attentionBound(engine: string, format: QuantisedFormat, queries: number
       { engine, dtype: "float64" },
     );
   const [qs, ks, vs] = [place(q, Hkv * G), place(k, Hkv), place(v, Hkv)];
-  const view = stored(format, ks, vs, queries, pageSize);
+  const view = storedPages(format, ks, vs, queries, pageSize);
   const paged = (x: typeof ks) => {
     const P = Math.ceil(L / pageSize);
     const pages = tensor(new Float64Array(P * Hkv * pageSize * D), [P, Hkv, pageSize, D], {

@@ -16,12 +16,11 @@ import {
   toFloat64,
   zeros,
 } from "@heed/tensor";
-import { quantisedFormats } from "@heed/testkit";
+import { groupPages, int32s, quantisedFormats, rowPages, storedPages } from "@heed/testkit";
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { engines } from "../../engines.ts";
 import { refuses } from "../../misuse.ts";
-import { groupPages, int, rowPages, stored } from "./support.ts";
 
 const bytes = (t: Tensor): number[] => Array.from(t.contiguous().data as Uint8Array);
 
@@ -38,7 +37,7 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
           );
           const rows = randn([T, 2, 5], { engine, seed });
           const [whole, parts] = [rowPages(format, sizes), rowPages(format, sizes)];
-          const slots = int(
+          const slots = int32s(
             engine,
             Array.from({ length: T }, (_, t) => t),
           );
@@ -69,7 +68,7 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
           const rows = ones([2, 2, 5], { engine });
           rows.data[3] = bad;
           const [k, v] = [rowPages(format, sizes), rowPages(format, sizes)];
-          kvAppend(rows, rows, k, v, int(engine, [0, 1]));
+          kvAppend(rows, rows, k, v, int32s(engine, [0, 1]));
           const scales = toFloat64(k.scales);
           expect([scales[0], Number.isFinite(scales[1]!), Number.isFinite(scales[4]!)]).toEqual([
             NaN,
@@ -84,7 +83,7 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
         const rows = randn([3, 2, 5], { engine, seed: 2 });
         const keys = rowPages(format, sizes);
         const none: QuantisedRows = { ...keys, codes: keys.codes.slice(3, 0, 0) as Tensor<"uint8"> };
-        kvAppend(rows, rows.slice(2, 0, 0), keys, none, int(engine, [0, 1, 2]));
+        kvAppend(rows, rows.slice(2, 0, 0), keys, none, int32s(engine, [0, 1, 2]));
         expect(
           toFloat64(keys.scales)
             .slice(0, 3)
@@ -94,11 +93,11 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
           kPages: keys,
           vPages: { ...keys, codes: keys.codes.slice(3, 0, 2) as Tensor<"uint8"> },
           table: {
-            queryIndptr: int(engine, [0, 1]),
-            indptr: int(engine, [0, 1]),
-            indices: int(engine, [0]),
-            lengths: int(engine, [1]),
-            slots: int(engine, [-1]),
+            queryIndptr: int32s(engine, [0, 1]),
+            indptr: int32s(engine, [0, 1]),
+            indices: int32s(engine, [0]),
+            lengths: int32s(engine, [1]),
+            slots: int32s(engine, [-1]),
             epoch: 0,
           },
         };
@@ -118,11 +117,11 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
         ] as const) {
           const q = randn([queries, 2 * G, D], { engine, seed: 1 });
           const [k, v] = [randn([L, 2, D], { engine, seed: 2 }), randn([L, 2, D], { engine, seed: 3 })];
-          const clean = pagedAttentionWithLse(q, stored(format, k, v, queries, 32));
+          const clean = pagedAttentionWithLse(q, storedPages(format, k, v, queries, 32));
           for (const spoilt of [k, v]) {
             const before = spoilt.data.slice();
             spoilt.data.fill(NaN, (L - 1) * 2 * D);
-            const { output } = pagedAttentionWithLse(q, stored(format, k, v, queries, 32));
+            const { output } = pagedAttentionWithLse(q, storedPages(format, k, v, queries, 32));
             const rows = (queries - 1) * 2 * G * D;
             const got = toFloat64(output);
             expect(got.subarray(0, rows)).toEqual(toFloat64(clean.output).subarray(0, rows));
@@ -136,7 +135,7 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
       scope(() => {
         const [k, v] = [randn([5, 2, 8], { engine, seed: 2 }), randn([5, 2, 8], { engine, seed: 3 })];
         const q = randn([1, 2, 8], { engine, seed: 1 });
-        const view = stored(format, k, v, 1, 8); // one page that is not full
+        const view = storedPages(format, k, v, 1, 8); // one page that is not full
         const run = (): Tensor => {
           kvAppend(k, v, view.kPages, view.vPages, view.table.slots);
           return pagedAttention(q, view);
@@ -156,9 +155,9 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
       const [L, D, queries] = [128, 40, 3];
       const q = randn([queries, 4, D], { engine, seed: 1 });
       const [k, v] = [randn([L, 2, D], { engine, seed: 2 }), randn([L, 2, D], { engine, seed: 3 })];
-      const clean = toFloat64(pagedAttention(q, stored("int4", k, v, queries, 64)));
+      const clean = toFloat64(pagedAttention(q, storedPages("int4", k, v, queries, 64)));
       v.data.fill(NaN, (L - 1) * 2 * D);
-      const spoilt = toFloat64(pagedAttention(q, stored("int4", k, v, queries, 64)));
+      const spoilt = toFloat64(pagedAttention(q, storedPages("int4", k, v, queries, 64)));
       const rows = (queries - 1) * 4 * D;
       expect(spoilt.subarray(0, rows)).toEqual(clean.subarray(0, rows));
       expect(spoilt.subarray(rows).every(Number.isNaN)).toBe(true);
@@ -169,17 +168,17 @@ describe.each([...engines])("quantised pages on %s", (engine) => {
       const make = (role: "keys" | "values") => groupPages(role, { ...sizes, pageSize: 32, width: 7 }, 2);
       const [k, v] = [make("keys"), make("values")];
       const rows = randn([32, 2, 7], { engine, seed: 5 });
-      const slots = int(
+      const slots = int32s(
         engine,
         Array.from({ length: 32 }, (_, t) => 3 * 32 + t),
       );
       kvAppend(rows, rows, k, v, slots);
       expect(toFloat64(k.residual.select(0, 0))).toEqual(toFloat64(rows.transpose(0, 1)));
       expect(toFloat64(k.residual.select(0, 1)).every(Number.isNaN)).toBe(true);
-      sealPages(k, v, int(engine, [0]), int(engine, [2]));
+      sealPages(k, v, int32s(engine, [0]), int32s(engine, [2]));
       const before = [bytes(k.codes), bytes(v.codes)];
       kvAppend(zeros([32, 2, 7], { engine }), rows, k, v, slots);
-      sealPages(k, v, int(engine, [0]), int(engine, [1]));
+      sealPages(k, v, int32s(engine, [0]), int32s(engine, [1]));
       const page = 2 * 32 * 16;
       expect([bytes(k.codes), bytes(v.codes)].map((now) => now.slice(2 * page))).toEqual(
         before.map((then) => then.slice(2 * page)),
@@ -197,7 +196,7 @@ const any = (x: unknown): never => x as never;
 const append =
   (k: unknown, v: unknown, ...slots: number[]) =>
   () =>
-    kvAppend(rows, rows, any(k), any(v), int(engine, slots));
+    kvAppend(rows, rows, any(k), any(v), int32s(engine, slots));
 refuses({
   "keys and values in different formats": [
     append(int8, rowPages("float8e4m3", sizes), 0, 1),
@@ -244,22 +243,22 @@ refuses({
     "residual",
   ],
   "sealing pages that are not int4": [
-    () => sealPages(any(int8), any(int8), int(engine, [0]), int(engine, [0])),
+    () => sealPages(any(int8), any(int8), int32s(engine, [0]), int32s(engine, [0])),
     DTypeError,
     "int4",
   ],
   "sealing a residual page that does not exist": [
-    () => sealPages(k4, v4, int(engine, [2]), int(engine, [0])),
+    () => sealPages(k4, v4, int32s(engine, [2]), int32s(engine, [0])),
     ArgumentError,
     "page 2 at 0 of from is outside 0..1",
   ],
   "sealing into a page that does not exist": [
-    () => sealPages(k4, v4, int(engine, [0]), int(engine, [3])),
+    () => sealPages(k4, v4, int32s(engine, [0]), int32s(engine, [3])),
     ArgumentError,
     "page 3 at 0 of to is outside 0..2",
   ],
   "sealing more pages than there are targets": [
-    () => sealPages(k4, v4, int(engine, [0, 1]), int(engine, [0])),
+    () => sealPages(k4, v4, int32s(engine, [0, 1]), int32s(engine, [0])),
     ShapeError,
     "from",
   ],

@@ -9,10 +9,10 @@ import {
   type Tensor,
   tensor,
 } from "@heed/tensor";
-import type { QuantisedFormat, RowFormat } from "@heed/testkit";
+import type { QuantisedFormat, RowFormat } from "./oracle/quantised.ts";
 
 /** Sizes of a pool of pages and of the rows in it. */
-export interface Sizes {
+export interface PageSizes {
   readonly engine: string;
   readonly P: number;
   readonly Hkv: number;
@@ -20,11 +20,11 @@ export interface Sizes {
   readonly width: number;
 }
 /** An int32 vector. */
-export function int(engine: string, values: readonly number[]): Tensor<"int32"> {
+export function int32s(engine: string, values: readonly number[]): Tensor<"int32"> {
   return tensor(Int32Array.from(values), [values.length], { engine, dtype: "int32" });
 }
 /** Pages with a scale a row, scales NaN until they are written. */
-export function rowPages(format: RowFormat, { engine, P, Hkv, pageSize, width }: Sizes): QuantisedRows {
+export function rowPages(format: RowFormat, { engine, P, Hkv, pageSize, width }: PageSizes): QuantisedRows {
   return {
     format,
     codes: full([P, Hkv, pageSize, width], 255, { engine, dtype: "uint8" }),
@@ -34,7 +34,7 @@ export function rowPages(format: RowFormat, { engine, P, Hkv, pageSize, width }:
 /** "int4" pages with R residual pages. */
 export function groupPages(
   role: "keys" | "values",
-  { engine, P, Hkv, pageSize, width }: Sizes,
+  { engine, P, Hkv, pageSize, width }: PageSizes,
   R: number,
 ): QuantisedGroups {
   const groups = role === "keys" ? [Math.ceil(pageSize / 32), width] : [Math.ceil(width / 32), pageSize];
@@ -48,7 +48,7 @@ export function groupPages(
   };
 }
 /** Rows k, v [L, Hkv, width] stored as a sequence of their own and queries [T, Hq, width] at its end. */
-export function stored(
+export function storedPages(
   format: QuantisedFormat,
   k: Tensor,
   v: Tensor,
@@ -63,7 +63,7 @@ export function stored(
   const keys = isInt4 ? groupPages("keys", sizes, P) : rowPages(format, sizes);
   const values = isInt4 ? groupPages("values", sizes, P) : rowPages(format, sizes);
   const first = isInt4 ? P * pageSize : 0;
-  const slots = int(
+  const slots = int32s(
     engine,
     Array.from({ length: L }, (_, t) => first + t),
   );
@@ -71,13 +71,13 @@ export function stored(
   const sealed = isInt4 ? Math.floor(L / pageSize) : 0;
   const numbers = Array.from({ length: sealed }, (_, p) => p);
   if (keys.format === "int4" && values.format === "int4")
-    sealPages(keys, values, int(engine, numbers), int(engine, numbers));
+    sealPages(keys, values, int32s(engine, numbers), int32s(engine, numbers));
   const indices = Array.from({ length: P }, (_, p) => (isInt4 && p >= sealed ? P + p : p));
   const table = {
-    queryIndptr: int(engine, [0, queries]),
-    indptr: int(engine, [0, P]),
-    indices: int(engine, indices),
-    lengths: int(engine, [L]),
+    queryIndptr: int32s(engine, [0, queries]),
+    indptr: int32s(engine, [0, P]),
+    indices: int32s(engine, indices),
+    lengths: int32s(engine, [L]),
     slots,
     epoch: 0,
   };

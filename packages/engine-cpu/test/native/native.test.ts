@@ -24,7 +24,7 @@ describe.skipIf(missing !== undefined)("native kernels", () => {
   test.each(isas)(
     "on %s the number of threads changes no bit",
     (isa) => {
-      expectTestsPass("./test/native/threads.child.ts", { HEED_CPU_TARGET: isa }, 38);
+      expectTestsPass("./test/native/threads.child.ts", { HEED_CPU_TARGET: isa }, 40);
     },
     TIMEOUT,
   );

@@ -81,6 +81,14 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       attention(q, k.unsqueeze(0), v.unsqueeze(0), masked),
     ];
   },
+  // One thread walks three of seven heads together: the last task has one, and none of the next sequence.
+  "attention over pages of two sequences": (d) => {
+    const ints = (...list: number[]) => tensor(list, [list.length], { engine, dtype: "int32" });
+    const rows = { queryIndptr: ints(0, 1, 2), lengths: ints(100, 30), slots: ints(35, 93), epoch: 0 };
+    const table = { ...rows, indptr: ints(0, 2, 3), indices: ints(2, 0, 1) };
+    const [kPages, vPages] = [of([4, 7, 64, 40], 2, d), of([4, 7, 64, 40], 3, d)];
+    return [pagedAttention(of([2, 14, 40], 1, d), { kPages, vPages, table })];
+  },
   "attention over pages of int8": inPages("int8"),
   "attention over pages of e4m3": inPages("float8e4m3"),
   "attention over pages of int4": inPages("int4"),

@@ -99,7 +99,14 @@ describe("tiles in the tables of attention", () => {
     expect(table).toHaveLength(6);
     for (const { cells, D, Dv } of table) {
       const [rows, keys] = pair(cells[1]!);
-      const { launch, ...schedule } = tensorCores("bfloat16", { D, Dv, Hkv: 1, tiles: (n) => n }, false)!;
+      const sizes = { D, Dv, Hkv: 1, tiles: (n: number) => n };
+      const ampere = {
+        multiprocessors: 108,
+        sharedPerBlock: 163 * 1024,
+        computeCapability: 80,
+        level2Bytes: 40 * 2 ** 20,
+      };
+      const { launch, ...schedule } = tensorCores("bfloat16", sizes, false, ampere)!;
       const shared = (rows + keys) * bytesOf(D) + keys * bytesOf(Dv);
       expect([cells[0], schedule.rows, launch.threads / 32, launch.shared]).toEqual([
         cells[0],

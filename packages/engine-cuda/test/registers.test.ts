@@ -10,6 +10,11 @@ const manifest = JSON.parse(readFileSync(path, "utf8")) as Manifest;
 /** Registers that a thread may use, by kernel; the first pattern that matches counts. A multiprocessor has 65536. */
 const CEILINGS: readonly (readonly [pattern: RegExp, registers: number, reason: string])[] = [
   [
+    /^heed_cuda_attention_(f16|bf16)_\d+_warpgroup$/,
+    168,
+    "384 or 512 threads, one block; warps that copy give most of theirs to the others",
+  ],
+  [
     /^heed_cuda_attention_(f16|bf16)_\d+(_rich)?$/,
     255,
     "scores, output and the next tile of keys stay in registers: 128 threads, two blocks to a multiprocessor",
@@ -66,8 +71,21 @@ const SPILLS: readonly (readonly [pattern: RegExp, architecture: string, bytes: 
     "five words beside 168 registers, outside the walk over keys",
   ],
   [/^heed_cuda_decode_(f16|bf16)_256_(codes|int4)$/, "sm_80", 52, "thirteen words beside 255 registers"],
+  [
+    /^heed_cuda_attention_(f16|bf16)_(64|256)_warpgroup$/,
+    "sm_90a",
+    20,
+    "five words, the ends of ranges of keys, beside 160 or 232 registers",
+  ],
+  [
+    /^heed_cuda_attention_(f16|bf16)_128$/,
+    "sm_80",
+    8,
+    "an address of two words beside 255 registers, read three times a tile",
+  ],
   // The kernels below are tuned for 8.0 and 9.0, where none spills; what these words cost on 10.0 and 12.0 has not been measured.
-  [/^heed_cuda_attention_(f16|bf16)_64_rich$/, "sm_100", 32, "eight words beside 128 registers"],
+  [/^heed_cuda_attention_(f16|bf16)_64_rich$/, "sm_100", 36, "nine words beside 128 registers"],
+  [/^heed_cuda_attention_(f16|bf16)_128$/, "sm_120", 4, "a word beside 255 registers"],
   [/^heed_cuda_matmul_(float16|bfloat16)_128$/, "sm_120", 28, "seven words beside 128 registers"],
 ];
 

@@ -169,3 +169,5 @@ DEVICE uint32_t atomic_fetch_add(uint32_t* to, uint32_t value) { return atomicAd
 DEVICE void memory_fence() { __threadfence(); }
 
 }  // namespace heed
+
+#include "wgmma.h"

@@ -11,6 +11,18 @@
 //   void copy_async_commit(); void copy_async_wait<N>();  until at most N groups of this thread are under way
 //   void load_matrix_x4(uint32_t (&r)[4], uint32_t row), load_matrix_x4_transposed(...);   ldmatrix; collective
 //   void mma_16x8x16<T>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);  T = f16, bf16; collective
+// Where HEED_WARPGROUP_PRODUCTS is defined, which is compute capability 9.0 and the emulation (wgmma.h). "Of the warpgroup": of 128 threads,
+// the first a multiple of 128.
+//   uint64_t matrix_descriptor(uint32_t start, uint32_t leading, uint32_t stride);   a tile of 16-bit numbers in the 128-byte swizzle
+//   void warpgroup_multiply<T, N>(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add);   c [64, N] = (add ? c : 0) + a b^T, both K-major
+//   void warpgroup_multiply_transposed<T, N>(float (&c)[N / 8][4], const uint32_t (&a)[4], uint64_t b);   c += a b, b MN-major
+//   void warpgroup_fence();                               before a product of registers that were written; of the warpgroup, as are all of these
+//   void warpgroup_commit(); void warpgroup_wait<N>();    until at most N groups of products are under way; until then nobody touches c and a
+//   void publish_shared();                                this thread's stores and landed copies, for products behind the next barrier
+//   void settle(float);                                   what a number that is not negative comes from is computed before what follows
+//   void barrier_init(uint32_t at, int arrivals), barrier_arrive(uint32_t at), barrier_wait(uint32_t at, int parity);   mbarrier, 8 bytes
+//   void sync_threads(int id, int threads);               a barrier of whole warps, id 1 .. 15
+//   void take_registers<N>(), give_registers<N>();        registers of a thread from here on; of the warpgroup
 //   float exp2_approx(float), log2_approx(float), reciprocal_approx(float);  tanh_approx is not used: its error is 2^-11
 //   uint32_t float_bits(float), float bits_float(uint32_t): the same 32 bits
 //   float to_float(f16 | bf16 | float), T from_float<T>(float): round to nearest even, infinities and NaN kept

@@ -7,6 +7,11 @@
 #pragma once
 #include <stdint.h>
 
+// Where there are matrix products of a warpgroup.
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HEED_WARPGROUP_PRODUCTS
+#endif
+
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <algorithm>
 #include <new>
 
 #include "memory.h"
@@ -16,18 +17,21 @@ namespace {
 constexpr uint32_t kSharedEnd = 64;  // poisoned bytes after shared memory, to see writes past it
 
 int Lane(const Thread& thread) { return thread.index % kWarp; }
+
+}  // namespace
+
 std::string Text(Site site) {
   const char* slash = strrchr(site.file, '/');
   return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
 }
 
-}  // namespace
-
 __thread Thread* current_thread = nullptr;
 
 const char* NameOf(Op op) {
-  static constexpr const char* names[] = {"nothing",     "sync_block",    "sync_warp",      "shuffle", "shuffle_xor",
-                                          "ballot",      "load_matrix_x4", "load_matrix_x4_transposed", "mma_16x8x16"};
+  static constexpr const char* names[] = {"nothing",     "sync_block",    "sync_threads",   "sync_warp",     "shuffle", "shuffle_xor",
+                                          "ballot",      "load_matrix_x4", "load_matrix_x4_transposed", "mma_16x8x16",
+                                          "warpgroup_multiply", "warpgroup_multiply_transposed", "warpgroup_fence",
+                                          "warpgroup_commit", "warpgroup_wait"};
   return names[static_cast<int>(op)];
 }
 
@@ -70,12 +74,16 @@ std::string Block::Run(int x, int y, int z) {
     const int lanes = grid.threads - static_cast<int>(w) * kWarp;
     warp.unstarted = lanes >= kWarp ? ~0u : (1u << lanes) - 1;
     warp.first = &threads_[w * kWarp];
-    warp.ready = warp.arrived = warp.at_barrier = warp.ended = 0;
+    warp.ready = warp.arrived = warp.at_barrier = warp.at_shared_barrier = warp.ended = 0;
+    warp.at_named = 0;
+    warp.products.Clear();
   }
   runnable_ = warps_.size() == 32 ? ~0u : (1u << warps_.size()) - 1;
   warp_ = &warps_[random.Next() % warps_.size()];
   fault_.clear();
-  if (races) races->Start(shared_bytes);
+  shared_barriers_.clear();
+  for (NamedBarrier& barrier : named_) barrier = {};
+  if (races) races->Start(shared_bytes, grid.threads);
 
   starting_ = Pick();
   Fiber* fiber = fibers_.Take();
@@ -134,6 +142,11 @@ void Block::Ended(Thread& thread) {
   if (thread.copies.UnderWay())
     Fault("the thread ended with %u asynchronous copies that it never waited for", thread.copies.UnderWay());
   thread.copies.Clear();
+  const WarpProducts& products = thread.warp->products;
+  if (products.UnderWay())
+    Fault("the thread ended with %u warpgroup products that its warp never waited for, %u of them in no group", products.UnderWay(),
+          products.Uncommitted());
+  if (left_ == 1) CheckWarpgroups();
   thread.fiber = nullptr;
   thread.warp->ended |= 1u << Lane(thread);
   left_--;
@@ -151,7 +164,7 @@ Thread* Block::Pick() {
     }
     runnable_ &= ~(1u << (warp_ - warps_.data()));
     if (!runnable_) return nullptr;
-    const int turn = static_cast<int>(random.Next() & 31);
+    const int turn = static_cast<int>(random.Next() % warps_.size());
     const uint32_t turned = turn ? runnable_ >> turn | runnable_ << (32 - turn) : runnable_;
     warp_ = &warps_[(__builtin_ctz(turned) + turn) & 31];
   }
@@ -163,6 +176,7 @@ void Block::Suspend(Thread& me) {
   if (races) races->Flush();
   Fiber& mine = *me.fiber;
   Thread* next = Pick();
+  if (next == &me) return;
   if (next && next->fiber) {
     current_thread = next;
     return Switch(mine, *next->fiber);
@@ -188,12 +202,28 @@ void Block::SyncBlock(Site site) {
     races->Flush();
     races->BlockMet();
   }
+  CheckWarpgroups();
   at_barrier_ = 0;
   for (Warp& warp : warps_) {
     warp.ready |= warp.at_barrier;
     warp.at_barrier = 0;
   }
   runnable_ = warps_.size() == 32 ? ~0u : (1u << warps_.size()) - 1;
+}
+
+// The warps of a warpgroup issue its products together: by now all of these have issued the same ones.
+void Block::CheckWarpgroups(uint32_t warps) {
+  for (size_t w = 0; w < warps_.size(); w++) {
+    const size_t group = w / kWarpgroupWarps * kWarpgroupWarps;
+    const uint32_t here = warps >> group & 0xf;
+    if (!(warps >> w & 1)) continue;
+    const size_t f = group + __builtin_ctz(here);
+    const WarpProducts &first = warps_[f].products, &other = warps_[w].products;
+    if (other.history != first.history)
+      Fault("the warps of a warpgroup differ: warp %zu has issued %u warpgroup products and %u commits, warp %zu %u and %u%s", f,
+            first.issued, first.commits, w, other.issued, other.commits,
+            first.issued == other.issued && first.commits == other.commits ? " with other operands or in another order" : "");
+  }
 }
 
 void Block::SyncWarp(Site site) {
@@ -244,37 +274,38 @@ void Block::CheckAllocated(const void* p, uint32_t bytes, const char* what) {
   Fault("%s: the %u bytes at %p are in no allocation (%s)", what, bytes, p, grid.memory->Near(p).c_str());
 }
 
-// No thread can run, yet some have not ended: says for one of each kind what it waits for.
+std::string Block::State(const Thread& thread) const {
+  const Warp& warp = warps_[thread.index / kWarp];
+  const uint32_t bit = 1u << Lane(thread);
+  if (warp.arrived & bit) return std::string("waits at ") + NameOf(warp.op) + " (" + Text(warp.site) + ")";
+  if (warp.at_barrier & bit) return "waits at sync_block (" + Text(barrier_) + ")";
+  if (warp.at_named || warp.at_shared_barrier & bit) return StateAtBarrier(thread);
+  return "has ended";
+}
+
+// No thread can run, yet some have not ended: says for one of each kind what it waits for, first those of the first one's warp.
 void Block::Blocked() {
-  const Thread *waiting = nullptr, *missing = nullptr;
-  std::string at, other;
-  for (const Thread& thread : threads_) {
-    if (thread.index >= grid.threads) break;
-    const Warp& warp = warps_[thread.index / kWarp];
-    const uint32_t bit = 1u << Lane(thread);
-    const std::string here = warp.arrived & bit      ? std::string(NameOf(warp.op)) + " (" + Text(warp.site) + ")"
-                             : warp.at_barrier & bit ? "sync_block (" + Text(barrier_) + ")"
-                                                     : "ended";
-    if (here != "ended" && !waiting) waiting = &thread, at = here;
-  }
-  const bool barrier = at.rfind("sync_block", 0) == 0;
-  for (const Thread& thread : threads_) {
-    if (thread.index >= grid.threads) break;
-    if (!barrier && thread.index / kWarp != waiting->index / kWarp) continue;
-    const Warp& warp = warps_[thread.index / kWarp];
-    const uint32_t bit = 1u << Lane(thread);
-    if (barrier ? warp.at_barrier & bit : warp.arrived & bit) continue;
-    missing = &thread;
-    other = warp.arrived & bit ? "waits at " + std::string(NameOf(warp.op)) + " (" + Text(warp.site) + ")"
-            : warp.at_barrier & bit ? "waits at sync_block (" + Text(barrier_) + ")"
-                                    : "has ended";
-    break;
-  }
-  fault_ = "deadlock: " + Where(*waiting) + " waits at " + at;
-  if (missing)
-    fault_ += ", but " + Where(*missing) + " " + other;
-  else
+  const char* const ended = "has ended";
+  const Thread* waiting = &threads_[0];
+  while (State(*waiting) == ended) waiting++;
+  std::vector<std::string> told = {State(*waiting)};
+  fault_ = "deadlock: " + Where(*waiting) + " " + told[0];
+  const char* link = ", but ";
+  const int warp = waiting->index / kWarp;
+  const bool in_warp = warps_[warp].arrived >> Lane(*waiting) & 1;
+  for (int pass = in_warp ? 0 : 1; pass < 2; pass++) {
+    for (int i = 0; i < grid.threads; i++) {
+      const std::string state = State(threads_[i]);
+      if (pass == 0 ? i / kWarp != warp : in_warp && state == ended) continue;
+      if (told.size() == 6 || std::find(told.begin(), told.end(), state) != told.end()) continue;
+      fault_ += link + Where(threads_[i]) + " " + state;
+      told.push_back(state);
+      link = "; ";
+    }
+    if (pass > 0 || told.size() > 1) continue;
     fault_ += ", but its warp has only " + std::to_string(grid.threads % kWarp) + " threads of 32";
+    link = "; ";
+  }
 }
 
 // After a fault: threads stand in the middle of the kernel; their fibers begin anew.
@@ -284,6 +315,7 @@ void Block::Forget() {
     thread.fiber = nullptr;
     thread.copies.Clear();
   }
+  for (Warp& warp : warps_) warp.products.Clear();
 }
 
 }  // namespace heed::emulation

@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "async_copy.h"
+#include "barriers.h"
 #include "fiber.h"
 #include "registry.h"
+#include "warpgroup.h"
 
 namespace heed::emulation {
 
@@ -25,13 +27,12 @@ constexpr int kMaxThreads = 1024;           // of a block
 constexpr uint32_t kMaxShared = 227 * 1024;  // bytes that a block of compute capability 9.0 may opt into
 constexpr uint32_t kSharedStart = 1024;      // the address of the first byte of dynamic shared memory: not zero, as on a device
 
-/// Where a kernel calls a collective: default arguments fill it in.
-struct Site {
-  const char* file;
-  int line;
-};
+std::string Text(Site site);
 
-enum class Op : uint8_t { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kBallot, kLoadMatrix, kLoadMatrixTransposed, kMma };
+enum class Op : uint8_t {
+  kNone, kSyncBlock, kSyncThreads, kSyncWarp, kShuffle, kShuffleXor, kBallot, kLoadMatrix, kLoadMatrixTransposed, kMma,
+  kWarpgroupMultiply, kWarpgroupMultiplyTransposed, kWarpgroupFence, kWarpgroupCommit, kWarpgroupWait
+};
 const char* NameOf(Op op);
 
 struct Thread;
@@ -39,10 +40,13 @@ struct Warp {
   uint32_t unstarted = 0, ready = 0;  // masks of lanes that can run
   uint32_t arrived = 0;               // at `op`, waiting for the others
   uint32_t at_barrier = 0, ended = 0;
+  uint32_t at_shared_barrier = 0;
+  int at_named = 0;                   // all lanes wait at that barrier; 0: they do not
   Op op = Op::kNone;
   Site site = {};
   void* operand[kWarp];
   Thread* first = nullptr;  // of its lanes
+  WarpProducts products;
 };
 
 struct Thread {
@@ -51,6 +55,9 @@ struct Thread {
   Block* block = nullptr;
   Fiber* fiber = nullptr;  // null before it starts
   AsyncCopies copies;
+  // While it waits at a shared barrier.
+  int barrier = 0, parity = 0;
+  Site site = {};
 };
 
 /// The kernel's thread that runs on this host thread.
@@ -96,25 +103,19 @@ class Block {
   template <class F> void Collective(Op op, Site site, void* operand, const F& complete) {
     Thread& me = *current_thread;
     Warp& warp = *me.warp;
-    const uint32_t bit = 1u << (me.index % kWarp);
-    if (!warp.arrived) {
-      warp.op = op;
-      warp.site = site;
-    } else if (warp.op != op || warp.site.line != site.line || warp.site.file != site.file) {
-      Divergence(op, site);
-    }
-    warp.operand[me.index % kWarp] = operand;
-    if ((warp.arrived | bit) == ~0u) {
-      complete(warp.operand);
-      warp.ready |= warp.arrived;
-      warp.arrived = 0;
-    } else {
-      warp.arrived |= bit;
-      Suspend(me);
-    }
+    if (!IsLast(op, site, operand)) return Suspend(me);
+    complete(warp.operand);
+    warp.ready |= warp.arrived;
+    warp.arrived = 0;
   }
   void SyncBlock(Site site);
   void SyncWarp(Site site);
+  /// An mbarrier at a shared address, of `arrivals` a phase. See ../device/device.h, as for the functions below.
+  void InitBarrier(uint32_t at, int arrivals);
+  void ArriveAtBarrier(uint32_t at);
+  void WaitAtBarrier(uint32_t at, int parity, Site site);
+  /// A named barrier: a collective of each warp.
+  void SyncThreads(int id, int threads, Site site);
 
   /// Ends the block with these words. Does not return: the threads stay where they are and are forgotten.
   [[noreturn]] __attribute__((format(printf, 2, 3))) void Fault(const char* format, ...);
@@ -144,15 +145,40 @@ class Block {
   Races* races = nullptr;  // null unless grid.races
 
  private:
+  /// The calling thread brings its operand to a collective: whether it is the warp's last. All others have to wait.
+  bool IsLast(Op op, Site site, void* operand) {
+    Warp& warp = *current_thread->warp;
+    const int lane = current_thread->index % kWarp;
+    if (!warp.arrived) {
+      warp.op = op;
+      warp.site = site;
+    } else if (warp.op != op || warp.site.line != site.line || warp.site.file != site.file) {
+      Divergence(op, site);
+    }
+    warp.operand[lane] = operand;
+    if ((warp.arrived | 1u << lane) == ~0u) return true;
+    warp.arrived |= 1u << lane;
+    return false;
+  }
   static void FiberMain(FiberPool& pool, Fiber& self);
   void RunThreads(Fiber& self);
   void Ended(Thread& thread);
+  void CheckWarpgroups(uint32_t warps = ~0u);
+  int BarrierAt(uint32_t at, const char* what);
+  void Meet(NamedBarrier& barrier);
+  void Wake(int warp, uint32_t lanes) {
+    warps_[warp].ready |= lanes;
+    if (lanes) runnable_ |= 1u << warp;
+  }
   void Suspend(Thread& me);
+  void GiveWay();
   Thread* Pick();
   void Go(Fiber& from, Thread* next, bool from_is_idle);
   void Blocked();
   void Forget();
   std::string Where(const Thread& thread) const;
+  std::string State(const Thread& thread) const;
+  std::string StateAtBarrier(const Thread& thread) const;
   void CheckAllocated(const void* p, uint32_t bytes, const char* what);
   [[noreturn]] void Divergence(Op op, Site site);
   [[noreturn]] void SharedFault(uint32_t offset, uint32_t bytes, uint32_t alignment, const char* what);
@@ -164,6 +190,8 @@ class Block {
   bool downwards_ = false;
   int at_barrier_ = 0, left_ = 0;
   Site barrier_ = {};
+  std::vector<SharedBarrier> shared_barriers_;
+  NamedBarrier named_[kNamedBarriers];
   Thread* starting_ = nullptr;  // what a fresh fiber is to run
   Fiber main_;
   FiberPool fibers_;

@@ -9,11 +9,13 @@
 #include "../device/kernel.h"
 #include "async_copy.h"
 #include "atomics.h"
+#include "barriers.h"
 #include "block.h"
 #include "matrix.h"
 #include "numbers.h"
 #include "shared.h"
 #include "shuffle.h"
+#include "warpgroup.h"
 
 // The last parameters of a collective: where the kernel calls it.
 #define HEED_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -66,6 +68,37 @@ template <>
 DEVICE void mma_16x8x16<f16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file, int line) {
   emulation::MultiplyAccumulate(emulation::Half::kFloat16, c, a, b0, b1, {file, line});
 }
+
+DEVICE uint64_t matrix_descriptor(uint32_t start, uint32_t leading, uint32_t stride) {
+  return (start & 0x3ffff) >> 4 | static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32 | 1ull << 62;
+}
+template <typename T> constexpr emulation::Half kHalfOf = emulation::Half::kFloat16;
+template <> constexpr emulation::Half kHalfOf<bf16> = emulation::Half::kBfloat16;
+template <typename T, int N> DEVICE void warpgroup_multiply(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add, HEED_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= emulation::kMaxColumns, "m64nNk16");
+  emulation::WarpgroupMultiply({kHalfOf<T>, add, false, N, a, b}, c[0], nullptr, {file, line});
+}
+template <typename T, int N>
+DEVICE void warpgroup_multiply_transposed(float (&c)[N / 8][4], const uint32_t (&a)[4], uint64_t b, HEED_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= emulation::kMaxColumns, "m64nNk16");
+  emulation::WarpgroupMultiply({kHalfOf<T>, true, true, N, 0, b}, c[0], a, {file, line});
+}
+DEVICE void warpgroup_fence(HEED_SITE) { emulation::WarpgroupFence({file, line}); }
+DEVICE void warpgroup_commit(HEED_SITE) { emulation::WarpgroupCommit({file, line}); }
+template <int N> DEVICE void warpgroup_wait(HEED_SITE) { emulation::WarpgroupWait(N, {file, line}); }
+DEVICE void settle(float) {}
+DEVICE void publish_shared() { emulation::PublishShared(); }
+
+DEVICE void barrier_init(uint32_t at, int arrivals) { emulation::current_thread->block->InitBarrier(at, arrivals); }
+DEVICE void barrier_arrive(uint32_t at) { emulation::current_thread->block->ArriveAtBarrier(at); }
+DEVICE void barrier_wait(uint32_t at, int parity, HEED_SITE) {
+  emulation::current_thread->block->WaitAtBarrier(at, parity, {file, line});
+}
+DEVICE void sync_threads(int id, int threads, HEED_SITE) {
+  emulation::current_thread->block->SyncThreads(id, threads, {file, line});
+}
+template <int N> DEVICE void take_registers() { emulation::CheckRegisters(N, "take_registers"); }
+template <int N> DEVICE void give_registers() { emulation::CheckRegisters(N, "give_registers"); }
 
 DEVICE float exp2_approx(float x) { return emulation::Exp2Approx(x); }
 DEVICE float log2_approx(float x) { return emulation::Log2Approx(x); }

@@ -36,29 +36,6 @@ struct Fragments {
   uint32_t b0, b1;
 };
 
-typedef float Eight __attribute__((vector_size(32)));
-typedef uint32_t EightBits __attribute__((vector_size(32)));
-#define INLINE inline __attribute__((always_inline))
-
-// Eight float16 in the low halves of registers as float32: numbers.h, FromFloat16. Where the exponent is 31 the product's becomes 255.
-INLINE void WidenFloat16(const EightBits& half, Eight& wide) {
-  const EightBits rest = half & 0x7fff;
-  const EightBits scaled = reinterpret_cast<EightBits>(reinterpret_cast<Eight>(rest << 13) * 0x1p112f);
-  const EightBits special = reinterpret_cast<EightBits>(rest > 0x7bff) & 0x7f800000;
-  wide = reinterpret_cast<Eight>(scaled | special | (half & 0x8000) << 16);
-}
-
-// The low halves of eight registers as float32, and the high ones.
-template <Half type> INLINE void Widen(const EightBits& bits, Eight& low, Eight& high) {
-  if (type == Half::kBfloat16) {
-    low = reinterpret_cast<Eight>(bits << 16);
-    high = reinterpret_cast<Eight>(bits & 0xffff0000);
-  } else {
-    WidenFloat16(bits & 0xffff, low);
-    WidenFloat16(bits >> 16, high);
-  }
-}
-
 // With row = lane / 4 and column = 2 (lane % 4), a lane holds, two columns (rows of b) per register:
 //   a: (row, column), (row + 8, column), (row, column + 8), (row + 8, column + 8);  b: (column, row), (column + 8, row);
 //   c: (row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1).
@@ -79,13 +56,9 @@ template <Half type> INLINE void Multiply(void** operands) {
     Widen<type>(*reinterpret_cast<const EightBits*>(b[pair]), even[pair], odd[pair]);
   alignas(32) float c[16][8];
   for (int i = 0; i < 16; i++) {
-    Eight low, high, sum = {};
+    Eight low, high;
     Widen<type>(*reinterpret_cast<const EightBits*>(a[i]), low, high);
-    for (int pair = 0; pair < 8; pair++) {
-      sum += low[pair] * even[pair];
-      sum += high[pair] * odd[pair];
-    }
-    *reinterpret_cast<Eight*>(c[i]) = sum;
+    MultiplyRow(low, high, even, odd, *reinterpret_cast<Eight*>(c[i]));
   }
   for (int lane = 0; lane < kWarp; lane++) {
     float* out = static_cast<Fragments*>(operands[lane])->c;

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "block.h"
+#include "widen.h"
 
 namespace heed::emulation {
 
@@ -11,7 +12,6 @@ namespace heed::emulation {
 void LoadMatrix(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
 
 /// mma.m16n8k16: c [16, 8] += a [16, 16] b [16, 8], the products and sums in float32. Rows and columns that a lane holds: see matrix.cc.
-enum class Half { kFloat16, kBfloat16 };
 void MultiplyAccumulate(Half type, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site);
 
 }  // namespace heed::emulation

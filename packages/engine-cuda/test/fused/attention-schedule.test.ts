@@ -10,15 +10,16 @@ import {
   tensorCores,
 } from "../../src/fused/attention/schedule.ts";
 
-const limits = (sharedPerBlock: number): DeviceLimits => ({
+const limits = (sharedPerBlock: number, computeCapability = 90): DeviceLimits => ({
   multiprocessors: 132,
   sharedPerBlock,
-  computeCapability: 90,
+  computeCapability,
   level2Bytes: 50 * 2 ** 20,
 });
 const HOPPER = limits(227 * 1024);
 /** What compute capability 8.6, 8.9 and 12.0 let a block have. */
-const SMALLEST = limits(99 * 1024);
+const SMALLEST = limits(99 * 1024, 86);
+const AMPERE = limits(163 * 1024, 80);
 const sizes = (D: number, Dv = D): Sizes => ({ D, Dv, Hkv: 8, tiles: (rows) => Math.ceil(1000 / rows) });
 const decode = (over: Partial<DecodeProblem> = {}): DecodeProblem => ({
   ...sizes(128),
@@ -44,29 +45,44 @@ describe("attention on tensor cores", () => {
     [264, 264, "512", "512"],
     [512, 512, "512", "512"],
   ])("takes head sizes %p and %p by the kernel of size %p, with rules of %p", (D, Dv, size, withRules) => {
-    expect(tensorCores("bfloat16", sizes(D, Dv), false)?.launch.kernel).toBe(
+    expect(tensorCores("bfloat16", sizes(D, Dv), false, AMPERE)?.launch.kernel).toBe(
       `heed_cuda_attention_bf16_${size}`,
     );
-    expect(tensorCores("float16", sizes(D, Dv), true)?.launch.kernel).toBe(
+    expect(tensorCores("float16", sizes(D, Dv), true, HOPPER)?.launch.kernel).toBe(
       `heed_cuda_attention_f16_${withRules}_rich`,
     );
   });
+  test.each([
+    [64, 64, "64_warpgroup", [6, 8, 1], 512],
+    [80, 80, "128_warpgroup", [8, 8, 1], 384],
+    [128, 64, "128_warpgroup", [8, 8, 1], 384],
+    [192, 128, "192_warpgroup", [8, 8, 1], 384],
+    [192, 192, "256_warpgroup", [8, 8, 1], 384],
+    [264, 264, "512", [16, 8, 2], 128],
+  ] as const)("takes head sizes %p and %p on 9.0 by %p, which has wgmma", (D, Dv, kernel, grid, threads) => {
+    const launch = tensorCores("bfloat16", sizes(D, Dv), false, HOPPER)!.launch;
+    expect(launch).toMatchObject({ kernel: `heed_cuda_attention_bf16_${kernel}`, grid, threads });
+    expect(launch.shared).toBeLessThanOrEqual(HOPPER.sharedPerBlock);
+    expect(
+      tensorCores("bfloat16", sizes(D, Dv), false, limits(227 * 1024, 100))!.launch.kernel,
+    ).not.toContain("warpgroup");
+  });
   test("leaves other dtypes and larger heads to the kernel without them", () => {
     for (const dtype of ["float32", "float64"] as const)
-      expect(tensorCores(dtype, sizes(64), false)).toBeUndefined();
-    expect(tensorCores("bfloat16", sizes(513), false)).toBeUndefined();
+      expect(tensorCores(dtype, sizes(64), false, HOPPER)).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(513), false, HOPPER)).toBeUndefined();
   });
   test("fits the smallest shared memory of the architectures it is built for", () => {
     for (const rich of [false, true])
       for (const D of [64, 96, 128, 192, 256, 512])
         expect(
-          tensorCores("float16", sizes(D, Math.min(D, D === 192 ? 128 : D)), rich)!.launch.shared,
+          tensorCores("float16", sizes(D, Math.min(D, D === 192 ? 128 : D)), rich, SMALLEST)!.launch.shared,
         ).toBeLessThanOrEqual(SMALLEST.sharedPerBlock);
   });
   test("covers the rows by tiles, the key heads, and values past 256 by slices", () => {
-    expect(tensorCores("bfloat16", sizes(128), false)?.launch.grid).toEqual([8, 8, 1]);
-    expect(tensorCores("bfloat16", sizes(512), false)?.launch.grid).toEqual([16, 8, 2]);
-    expect(tensorCores("bfloat16", sizes(512, 200), false)?.launch.grid).toEqual([16, 8, 1]);
+    expect(tensorCores("bfloat16", sizes(128), false, AMPERE)?.launch.grid).toEqual([8, 8, 1]);
+    expect(tensorCores("bfloat16", sizes(512), false, AMPERE)?.launch.grid).toEqual([16, 8, 2]);
+    expect(tensorCores("bfloat16", sizes(512, 200), false, AMPERE)?.launch.grid).toEqual([16, 8, 1]);
   });
 });
 

@@ -1,4 +1,4 @@
-import type { Engine } from "@heed/tensor";
+import { type Engine, registerEngine } from "@heed/tensor";
 import { Context } from "../../src/context.ts";
 import { coreMethods } from "../../src/core/index.ts";
 import { createDevice } from "../../src/device.ts";
@@ -7,6 +7,7 @@ import { fusedOps } from "../../src/fused/index.ts";
 import type { DeviceLimits } from "../../src/launch.ts";
 import { deviceMemory } from "../../src/memory.ts";
 import { read, sync } from "../../src/stream.ts";
+import { ENGINE } from "../support.ts";
 
 /** The emulated device with other limits, so that schedules choose as they would there. */
 export function emulatedWithin(over: Partial<DeviceLimits>): Engine {
@@ -25,4 +26,16 @@ export function emulatedWithin(over: Partial<DeviceLimits>): Engine {
     sync: () => sync(context),
     ...coreMethods(device),
   };
+}
+
+/** The name of an engine that chooses as on Hopper, compute capability 9.0: the emulated device with its limits, or this machine's. */
+export function hopper(): string {
+  if (ENGINE === "cuda") return ENGINE;
+  const name = "cuda-emulated-hopper";
+  const create = (): Engine => ({
+    ...emulatedWithin({ computeCapability: 90, sharedPerBlock: 227 * 1024 }),
+    name,
+  });
+  registerEngine(name, create, { isDefault: false });
+  return name;
 }

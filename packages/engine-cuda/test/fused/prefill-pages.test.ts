@@ -1,10 +1,13 @@
 /** Prefill over pages: tiles of keys that lie in several pages, copied pass by pass, give the bits of keys that lie behind one another. */
-import { attention, pagedAttention, randn, tensor } from "@heed/tensor";
+import { attention, getEngine, pagedAttention, randn, tensor } from "@heed/tensor";
 import { describe, expect, test } from "bun:test";
-import { emulatedMissing, testedEngine } from "../support.ts";
+import "../../src/index.ts";
+import { emulatedMissing, ENGINE } from "../support.ts";
+import { hopper } from "./engines.ts";
 
 const T = 150;
-describe.skipIf(emulatedMissing !== undefined)("prefill over pages", () => {
+const NAMES = emulatedMissing === undefined ? [...new Set([ENGINE, hopper()])] : [];
+describe.each(NAMES)("prefill over pages on %s", (name) => {
   test.each([
     [64, 16],
     [64, 32],
@@ -14,7 +17,7 @@ describe.skipIf(emulatedMissing !== undefined)("prefill over pages", () => {
     [256, 4],
     [64, 5],
   ])("of head size %p in pages of %p is that of the same keys without pages, to the bit", async (D, size) => {
-    const engine = testedEngine();
+    const engine = getEngine(name);
     const [P, Hkv] = [Math.ceil(T / size), 2];
     const random = (shape: number[], seed: number) => randn(shape, { seed, dtype: "bfloat16", engine });
     const int32 = (values: number[]) => tensor(values, undefined, { dtype: "int32", engine });

@@ -11,6 +11,7 @@ struct Tile {
   static_assert(Width % 16 == 0, "fragments are 16 wide");
   static constexpr int kPitch = 2 * Width + 16;  // bytes
   static constexpr int kChunks = Width / 8;      // of 16 bytes to a row
+  static constexpr int kRepeat = 1;              // rows after which columns stand in the same places
   uint32_t start;
   DEVICE uint32_t at(int row, int chunk) const { return start + row * kPitch + chunk * 16; }
 };

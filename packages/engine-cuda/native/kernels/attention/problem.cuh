@@ -156,15 +156,13 @@ DEVICE Work find_work(const heed_cuda_attention& p, int number, int rows) {
   }
   return {-1, 0};
 }
-// Where token j's key (value) lies.
-DEVICE const unsigned char* key_at(const Sequence& s, int j) {
-  if (!s.pages) return s.k + static_cast<int64_t>(j) * s.k_token;
-  return s.k + s.pages[j / s.page_size] * s.k_page + j % s.page_size * s.k_token;
+// Where token j lies among keys or values, whose token 0 (of page 0) begins at `start`; its key; its value.
+DEVICE const unsigned char* token_at(const Sequence& s, const unsigned char* start, int32_t token_bytes, int64_t page_bytes, int j) {
+  if (!s.pages) return start + static_cast<int64_t>(j) * token_bytes;
+  return start + s.pages[j / s.page_size] * page_bytes + j % s.page_size * token_bytes;
 }
-DEVICE const unsigned char* value_at(const Sequence& s, int j) {
-  if (!s.pages) return s.v + static_cast<int64_t>(j) * s.v_token;
-  return s.v + s.pages[j / s.page_size] * s.v_page + j % s.page_size * s.v_token;
-}
+DEVICE const unsigned char* key_at(const Sequence& s, int j) { return token_at(s, s.k, s.k_token, s.k_page, j); }
+DEVICE const unsigned char* value_at(const Sequence& s, int j) { return token_at(s, s.v, s.v_token, s.v_page, j); }
 
 // Keys begin .. end - 1.
 struct Range { int begin, end; };

@@ -34,7 +34,9 @@ function pagedSizes({ dims: { N, T, Hq, Hkv, D, Dv } }: PagedAttentionPlan): Siz
 }
 const denseSchedule = (plan: AttentionPlan, { limits }: Device): Schedule | undefined => {
   const sizes = denseSizes(plan);
-  return tensorCores(plan.q.dtype, sizes, isRich(plan.rules)) ?? anyKernel(plan.q.dtype, sizes, limits);
+  return (
+    tensorCores(plan.q.dtype, sizes, isRich(plan.rules), limits) ?? anyKernel(plan.q.dtype, sizes, limits)
+  );
 };
 /** Pages of the queries' dtype are read in place by the tensor cores where their rows are aligned; the rest goes number by number. */
 const pagedSchedule = (plan: PagedAttentionPlan, { limits }: Device): Schedule | undefined => {
@@ -44,7 +46,8 @@ const pagedSchedule = (plan: PagedAttentionPlan, { limits }: Device): Schedule |
     (pages) => pages instanceof Tensor && pages.dtype === q.dtype && isAligned(pages),
   );
   return (
-    (inPlace ? tensorCores(q.dtype, sizes, isRich(rules)) : undefined) ?? anyKernel(q.dtype, sizes, limits)
+    (inPlace ? tensorCores(q.dtype, sizes, isRich(rules), limits) : undefined) ??
+    anyKernel(q.dtype, sizes, limits)
   );
 };
 /** Whether a schedule is one for tensor cores, which want aligned rows. */

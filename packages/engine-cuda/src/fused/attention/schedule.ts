@@ -27,6 +27,15 @@ const RICH: readonly Kernel[] = PLAIN.filter(({ D }) => !WITHOUT_RULES.includes(
   keys: kernel.D === 512 ? 16 : 64,
   threads: 128,
 }));
+/** Compute capability of the kernels on wgmma: no other has these instructions. */
+const HOPPER = 90;
+/** Kernels of native/kernels/attention/forward_warpgroup.cuh, which stand for the ones without rules up to their sizes. */
+const WARPGROUP: readonly Kernel[] = [
+  { D: 64, Dv: 64, rows: 192, keys: 128, threads: 512 },
+  { D: 128, Dv: 128, rows: 128, keys: 128, threads: 384 },
+  { D: 192, Dv: 128, rows: 128, keys: 128, threads: 384 },
+  { D: 256, Dv: 256, rows: 128, keys: 64, threads: 384 },
+];
 /** Columns of a slice of values where the kernel takes them in slices: head size 512. */
 const SLICE = 256;
 const LARGEST = 512;
@@ -51,25 +60,40 @@ export function isRich({ softcap, mask, alibiSlopes, dropout, sinkTokens }: Scor
   const added = mask !== undefined || alibiSlopes !== undefined || dropout !== undefined;
   return added || softcap > 0 || sinkTokens > 0;
 }
+/** Bytes of a block: queries, keys and values; rows in shared memory are 16 bytes longer than their numbers, see fragments.cuh. */
+function tileBytes({ D, Dv, rows, keys }: Kernel): number {
+  return (rows + keys) * (2 * D + 16) + keys * (2 * Dv + 16);
+}
+/** The same of a kernel on wgmma: two tiles of keys and of values, without gaps; marks of warps and barriers. */
+function warpgroupBytes({ D, Dv, rows, keys }: Kernel): number {
+  return rows * 2 * D + 2 * keys * (2 * D + 2 * Dv) + 64 + 64;
+}
 /** The kernel on tensor cores, or undefined where there is none for the sizes; for float16 and bfloat16. */
-export function tensorCores(dtype: DType, sizes: Sizes, rich: boolean): Schedule | undefined {
+export function tensorCores(
+  dtype: DType,
+  sizes: Sizes,
+  rich: boolean,
+  { computeCapability, sharedPerBlock }: DeviceLimits,
+): Schedule | undefined {
   const name = dtype === "bfloat16" ? "bf16" : dtype === "float16" ? "f16" : undefined;
   const { D, Dv, Hkv } = sizes;
   const fits = (k: Kernel): boolean => D <= k.D && (Dv <= k.Dv || (k.D === LARGEST && Dv <= LARGEST));
-  const kernel = (rich ? RICH : PLAIN).find(fits);
+  const onWarpgroups =
+    computeCapability === HOPPER && !rich
+      ? WARPGROUP.find((k) => fits(k) && warpgroupBytes(k) <= sharedPerBlock)
+      : undefined;
+  const kernel = onWarpgroups ?? (rich ? RICH : PLAIN).find(fits);
   if (name === undefined || kernel === undefined) return undefined;
-  const { rows, keys, threads } = kernel;
-  // Rows in shared memory are 16 bytes longer than their numbers: see fragments.cuh.
-  const shared = (rows + keys) * (2 * kernel.D + 16) + keys * (2 * kernel.Dv + 16);
   const slices = kernel.D === LARGEST ? Math.ceil(Dv / SLICE) : 1;
+  const suffix = onWarpgroups ? "_warpgroup" : rich ? "_rich" : "";
   return {
     launch: {
-      kernel: `heed_cuda_attention_${name}_${kernel.D}${rich ? "_rich" : ""}`,
-      grid: [sizes.tiles(rows), Hkv, slices],
-      threads,
-      shared,
+      kernel: `heed_cuda_attention_${name}_${kernel.D}${suffix}`,
+      grid: [sizes.tiles(kernel.rows), Hkv, slices],
+      threads: kernel.threads,
+      shared: onWarpgroups ? warpgroupBytes(kernel) : tileBytes(kernel),
     },
-    rows,
+    rows: kernel.rows,
     keys: 0,
   };
 }

@@ -67,6 +67,10 @@ describe("attention on tensor cores", () => {
       tensorCores("bfloat16", sizes(D, Dv), false, limits(227 * 1024, 100))!.launch.kernel,
     ).not.toContain("warpgroup");
   });
+  test("leaves 9.0 to the kernel without tensor cores where the shared memory is short of what wgmma takes", () => {
+    expect(tensorCores("bfloat16", sizes(128), false, limits(99 * 1024))).toBeUndefined();
+    expect(tensorCores("bfloat16", sizes(128), true, limits(99 * 1024))).toBeDefined();
+  });
   test("leaves other dtypes and larger heads to the kernel without them", () => {
     for (const dtype of ["float32", "float64"] as const)
       expect(tensorCores(dtype, sizes(64), false, HOPPER)).toBeUndefined();

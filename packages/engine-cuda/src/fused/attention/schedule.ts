@@ -78,10 +78,9 @@ export function tensorCores(
   const name = dtype === "bfloat16" ? "bf16" : dtype === "float16" ? "f16" : undefined;
   const { D, Dv, Hkv } = sizes;
   const fits = (k: Kernel): boolean => D <= k.D && (Dv <= k.Dv || (k.D === LARGEST && Dv <= LARGEST));
-  const onWarpgroups =
-    computeCapability === HOPPER && !rich
-      ? WARPGROUP.find((k) => fits(k) && warpgroupBytes(k) <= sharedPerBlock)
-      : undefined;
+  const onWarpgroups = computeCapability === HOPPER && !rich ? WARPGROUP.find(fits) : undefined;
+  // The library has no other kernel of these sizes for such a device.
+  if (onWarpgroups !== undefined && warpgroupBytes(onWarpgroups) > sharedPerBlock) return undefined;
   const kernel = onWarpgroups ?? (rich ? RICH : PLAIN).find(fits);
   if (name === undefined || kernel === undefined) return undefined;
   const slices = kernel.D === LARGEST ? Math.ceil(Dv / SLICE) : 1;
